@@ -1,0 +1,54 @@
+"""lyric_utils: predict a song's valence from its lyrics. The notebooks tell the story; this package does the steps."""
+
+from lyric_utils.chunking import Chunks, average_by_song, chunk_lyrics
+from lyric_utils.encoders import Encoder, load_encoder
+from lyric_utils.evaluation import paired_difference, score, score_with_intervals
+from lyric_utils.frozen import FrozenPass, run_frozen
+from lyric_utils.models import BaselineMLP, LoraRegressor, RegressionHead, build_model, load_model, load_results, save_model
+from lyric_utils.profiles import Profile, Recipe, load_profile
+from lyric_utils.songs import (
+    CleaningReport,
+    LyricsError,
+    Split,
+    clean_songs,
+    load_songs,
+    read_songs,
+    save_songs,
+    split_songs,
+)
+from lyric_utils.sources import load_source
+from lyric_utils.training import Examples, train
+
+__all__ = [
+    "BaselineMLP",
+    "Chunks",
+    "CleaningReport",
+    "Encoder",
+    "Examples",
+    "FrozenPass",
+    "LoraRegressor",
+    "LyricsError",
+    "Profile",
+    "Recipe",
+    "RegressionHead",
+    "Split",
+    "average_by_song",
+    "build_model",
+    "chunk_lyrics",
+    "clean_songs",
+    "load_encoder",
+    "load_model",
+    "load_profile",
+    "load_results",
+    "load_songs",
+    "load_source",
+    "paired_difference",
+    "read_songs",
+    "run_frozen",
+    "save_model",
+    "save_songs",
+    "score",
+    "score_with_intervals",
+    "split_songs",
+    "train",
+]

@@ -1,0 +1,100 @@
+"""From lyrics to overlapping windows of tokens, and from values per window back to values per song."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lyric_utils.songs import LyricsError
+
+SONGS_AT_ONCE = 512
+
+
+class Chunks(NamedTuple):
+    """The token windows of a list of songs.
+
+    Attributes:
+        input_ids: one int32 array a chunk, [CLS] and [SEP] included, each at most `max_length` long.
+        song_index: int array of shape (n_chunks,), the position in the list of the song that a chunk belongs to.
+    """
+
+    input_ids: list[np.ndarray]
+    song_index: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each chunk, shape (n_chunks,)."""
+        return np.array([len(ids) for ids in self.input_ids])
+
+    @property
+    def per_song(self) -> np.ndarray:
+        """Chunks of each song, shape (n_songs,)."""
+        return np.bincount(self.song_index)
+
+
+def chunk_lyrics(lyrics: Sequence[str], tokenizer, max_length: int = 512, stride: int = 128) -> Chunks:
+    """Cut each song into windows of at most `max_length` tokens; neighbours share `stride` tokens.
+
+    The tokenizer's own overflow support does the cutting, so every token of a song stands in at least one chunk and
+    each chunk is a complete input of the encoder. A song of 4,000 tokens gives 11 chunks of up to 512.
+
+    Args:
+        lyrics: the songs, each a text with at least one token.
+        tokenizer: a fast tokenizer of transformers.
+        max_length: tokens of a chunk at most, special tokens included.
+        stride: tokens shared by two neighbouring chunks.
+
+    Raises:
+        LyricsError: a song has no tokens, or the window cannot move forward.
+    """
+    specials = tokenizer.num_special_tokens_to_add()
+    if not 0 <= stride < max_length - specials:
+        raise LyricsError(f"stride={stride} must be at least 0 and below max_length - {specials} = {max_length - specials}.")
+    if max_length > tokenizer.model_max_length:
+        raise LyricsError(f"max_length={max_length}: this encoder reads {tokenizer.model_max_length} tokens at most.")
+    input_ids: list[np.ndarray] = []
+    song_index: list[int] = []
+    for start in tqdm(range(0, len(lyrics), SONGS_AT_ONCE), desc="chunk lyrics", unit=f"x{SONGS_AT_ONCE} songs", leave=False):
+        encoded = tokenizer(
+            list(lyrics[start : start + SONGS_AT_ONCE]),
+            max_length=max_length,
+            stride=stride,
+            truncation=True,
+            return_overflowing_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        input_ids += [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+        song_index += [start + song for song in encoded["overflow_to_sample_mapping"]]
+    empty = next((song for ids, song in zip(input_ids, song_index, strict=True) if len(ids) <= specials), None)
+    if empty is not None:
+        raise LyricsError(f"song {empty} (counting from 0) has no tokens: drop it, or run clean_songs first.")
+    return Chunks(input_ids, np.array(song_index, dtype=np.int64))
+
+
+def average_by_song(values, song_index):
+    """Mean over the chunks of each song.
+
+    Args:
+        values: array or tensor of shape (n_chunks,) or (n_chunks, d).
+        song_index: whole numbers of shape (n_chunks,), from 0 to n_songs - 1, each at least once.
+
+    Returns:
+        Array or tensor, as `values` is, of shape (n_songs,) or (n_songs, d). Gradients flow through a tensor.
+
+    Raises:
+        LyricsError: the two differ in length, or a song has no chunk.
+    """
+    if not isinstance(values, torch.Tensor):
+        return average_by_song(torch.as_tensor(np.asarray(values)), song_index).numpy()
+    song_index = torch.as_tensor(song_index, device=values.device)
+    if len(values) != len(song_index):
+        raise LyricsError(f"{len(values)} values for {len(song_index)} chunks: one value a chunk is needed.")
+    chunks = torch.bincount(song_index)
+    if (chunks == 0).any():
+        raise LyricsError(f"song {int((chunks == 0).nonzero()[0])} has no chunk to average.")
+    sums = torch.zeros(len(chunks), *values.shape[1:], dtype=values.dtype, device=values.device)
+    sums = sums.index_add(0, song_index, values)
+    return sums / chunks.to(values.dtype).reshape(-1, *[1] * (values.dim() - 1))

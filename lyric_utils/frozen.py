@@ -1,0 +1,204 @@
+"""The frozen layers, run once: their output is kept on disk, and both models train from it.
+
+A frozen layer without dropout gives the same output for the same chunk in every epoch, so it need not run again. One
+pass over a data set yields what the adapted layers read (the states of every token) and what the baseline reads (the
+final vector of every chunk). Only real tokens are kept, in half precision, in a memory-mapped file.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lyric_utils.chunking import Chunks, average_by_song
+from lyric_utils.encoders import Encoder, embed_tokens, pool, run_layer
+from lyric_utils.songs import folder_written_whole
+
+TOKENS_AT_ONCE = 8_192  # rows of one pass through the layers: bounds memory, fills the cores
+
+
+def pack(lengths: Sequence[int], limit: int = TOKENS_AT_ONCE) -> Iterator[np.ndarray]:
+    """Cut a sequence of items into consecutive runs of at most `limit` rows (a longer item stands alone)."""
+    start, rows = 0, 0
+    for item, length in enumerate(lengths):
+        if rows and rows + length > limit:
+            yield np.arange(start, item)
+            start, rows = item, 0
+        rows += length
+    if rows:
+        yield np.arange(start, len(lengths))
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows computed before, item behind item, in an array or a memory-mapped file of shape (n_rows, hidden).
+
+    Attributes:
+        lengths: rows of each item, shape (n_items,); an item is a chunk, or a whole song for the baseline.
+        song_index: song of each item, shape (n_items,), ascending.
+    """
+
+    rows: np.ndarray
+    lengths: np.ndarray
+    song_index: np.ndarray
+
+    def read(self, items: np.ndarray) -> torch.Tensor:
+        """The rows of some items, packed: float32 tensor of shape (sum of their lengths, hidden)."""
+        ends = self.lengths.cumsum()
+        parts = [self.rows[ends[item] - self.lengths[item] : ends[item]] for item in items]
+        return torch.from_numpy(np.concatenate(parts)).float()
+
+
+@dataclass(frozen=True)
+class LiveRows:
+    """The same rows, computed by the frozen layers each time they are read: slower, and no disk is needed."""
+
+    encoder: Encoder
+    frozen_layers: int
+    chunks: Chunks
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.chunks.lengths
+
+    @property
+    def song_index(self) -> np.ndarray:
+        return self.chunks.song_index
+
+    @torch.no_grad()
+    def read(self, items: np.ndarray) -> torch.Tensor:
+        chunks = [self.chunks.input_ids[item] for item in items]
+        hidden = embed_tokens(self.encoder.network, chunks)
+        for layer in self.encoder.layers[: self.frozen_layers]:
+            hidden = run_layer(layer, hidden, [len(ids) for ids in chunks])
+        return hidden
+
+
+Rows = StoredRows | LiveRows
+
+
+@dataclass(frozen=True)
+class FrozenPass:
+    """What one pass of the frozen encoder over a data set gives.
+
+    Attributes:
+        states: what the adapted layers read, one row a token.
+        cls, mean: final vector of each chunk, its first token's and its tokens' mean, shape (n_chunks, hidden).
+        song_index: song of each chunk, shape (n_chunks,).
+    """
+
+    states: Rows
+    cls: np.ndarray
+    mean: np.ndarray
+    song_index: np.ndarray
+
+    def song_vectors(self, pooling: str) -> np.ndarray:
+        """The chunk vectors, "cls" or "mean", averaged over each song: shape (n_songs, hidden)."""
+        return average_by_song(self.cls if pooling == "cls" else self.mean, self.song_index)
+
+
+def run_frozen(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) -> FrozenPass:
+    """Run the frozen encoder once over all chunks, or take the result of an earlier run from the cache.
+
+    The cache lies in the folder that the environment variable `LYRICS_CACHE` names (default: `.cache/lyric_utils` in
+    the home folder). An entry is found by a hash of the weights, of the split of the layers and of every token, so it
+    can never serve other data; it is checked before use and made anew when damaged. Where the disk has too little
+    room, the states are computed live instead. An entry may be deleted at any time.
+    """
+    frozen_layers = len(encoder.layers) - adapted_layers
+    folder = cache_folder() / _key(encoder, chunks, frozen_layers)
+    if not _is_sound(folder):
+        size = int(chunks.lengths.sum()) * encoder.hidden_size * 2
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder.parent).free
+        if size * 1.1 > free:
+            print(f"Frozen layers: {size / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free: not cached, run live.")
+            return FrozenPass(LiveRows(encoder, frozen_layers, chunks), *encode_chunks(encoder, chunks), chunks.song_index)
+        print(f"Frozen layers: caching {len(chunks.input_ids):,} chunks, {size / 2**30:.2f} GiB.")
+        _fill(folder, encoder, chunks, frozen_layers)
+    states = np.load(folder / "states.npy", mmap_mode="r")
+    vectors = np.load(folder / "vectors.npy")
+    return FrozenPass(StoredRows(states, chunks.lengths, chunks.song_index), *vectors, chunks.song_index)
+
+
+def cache_folder() -> Path:
+    """Where the output of frozen layers is kept."""
+    return Path(os.environ.get("LYRICS_CACHE") or Path.home() / ".cache" / "lyric_utils")
+
+
+def weights_hash(encoder: Encoder) -> str:
+    """sha256 over the names and values of an encoder's weights."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(encoder.network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _key(encoder: Encoder, chunks: Chunks, frozen_layers: int) -> str:
+    digest = hashlib.sha256(f"{weights_hash(encoder)} {frozen_layers}".encode())
+    digest.update(chunks.lengths.tobytes())
+    for ids in chunks.input_ids:
+        digest.update(ids.tobytes())
+    return digest.hexdigest()[:24]
+
+
+@torch.inference_mode()
+def encode_chunks(
+    encoder: Encoder, chunks: Chunks, frozen_layers: int = 0, states: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run all layers over all chunks; on the way, store what enters layer `frozen_layers` into `states`, if given.
+
+    Returns:
+        The final vectors of the chunks: first token's, and mean over tokens, each of shape (n_chunks, hidden).
+    """
+    cls, mean, written = [], [], 0
+    lengths = chunks.lengths
+    with tqdm(total=int(lengths.sum()), desc="frozen layers", unit="token", unit_scale=True, leave=False) as bar:
+        for items in pack(lengths):
+            batch = lengths[items].tolist()
+            hidden = embed_tokens(encoder.network, [chunks.input_ids[item] for item in items])
+            for number, layer in enumerate(encoder.layers):
+                if number == frozen_layers and states is not None:
+                    states[written : written + len(hidden)] = hidden.half().cpu().numpy()
+                hidden = run_layer(layer, hidden, batch)
+            cls.append(pool(hidden, batch, "cls").cpu().numpy())
+            mean.append(pool(hidden, batch, "mean").cpu().numpy())
+            written += len(hidden)
+            bar.update(len(hidden))
+    return np.concatenate(cls), np.concatenate(mean)
+
+
+def _fill(folder: Path, encoder: Encoder, chunks: Chunks, frozen_layers: int) -> None:
+    with folder_written_whole(folder) as temporary:
+        shape = (int(chunks.lengths.sum()), encoder.hidden_size)
+        states = np.lib.format.open_memmap(temporary / "states.npy", mode="w+", dtype=np.float16, shape=shape)
+        vectors = encode_chunks(encoder, chunks, frozen_layers, states)
+        states.flush()
+        np.save(temporary / "vectors.npy", np.stack(vectors))
+        (temporary / "checksums.json").write_text(json.dumps(_checksums(temporary)))
+
+
+def _is_sound(folder: Path) -> bool:
+    try:
+        return json.loads((folder / "checksums.json").read_text()) == _checksums(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    checksums = {}
+    for name in ("states.npy", "vectors.npy"):
+        checksums[name] = 0
+        with open(folder / name, "rb") as file:
+            while block := file.read(2**24):
+                checksums[name] = zlib.crc32(block, checksums[name])
+    return checksums

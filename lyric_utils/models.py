@@ -1,0 +1,356 @@
+"""The two models, and how they are saved and loaded.
+
+Both read packed rows and give one score an item: the baseline's item is a song (its averaged [CLS] vector), the LoRA
+regressor's a chunk (the states of its tokens, from which the adapted layers go on).
+"""
+
+import copy
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import peft
+import safetensors
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lyric_utils.chunking import Chunks, average_by_song, chunk_lyrics
+from lyric_utils.encoders import Encoder, load_encoder, pool, run_layer, run_layer_for_first_token
+from lyric_utils.frozen import FrozenPass, LiveRows, Rows, StoredRows, encode_chunks, pack, weights_hash
+from lyric_utils.profiles import Recipe
+from lyric_utils.songs import LyricsError, folder_written_whole
+
+
+class RegressionHead(nn.Module):
+    """Linear(hidden, 128) -> ReLU -> Linear(128, 1): (n, hidden) -> (n,)."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(hidden_size, 128), nn.ReLU(), nn.Linear(128, 1))
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return self.layers(vectors).squeeze(-1)
+
+
+class SongRegressor(nn.Module):
+    """What both models share: the encoder they stand on, prediction from lyrics, and the last layer's bias."""
+
+    def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int = 512, stride: int = 128):
+        super().__init__()
+        self.encoder, self.recipe, self.max_length, self.stride = encoder, recipe, max_length, stride
+
+    def rows_of(self, chunks: Chunks) -> Rows:
+        """What this model reads of chunks seen for the first time."""
+        raise NotImplementedError
+
+    def rows_of_pass(self, frozen: FrozenPass) -> Rows:
+        """What this model reads of a pass of the frozen encoder."""
+        raise NotImplementedError
+
+    def predict(self, lyrics: list[str]) -> np.ndarray:
+        """Valence of each song: float array of shape (n_songs,), each in [0, 1].
+
+        Raises:
+            LyricsError: a song has no tokens.
+        """
+        if len(lyrics) == 0:
+            return np.zeros(0)
+        chunks = chunk_lyrics(lyrics, self.encoder.tokenizer, self.max_length, self.stride)
+        return score_songs(self, self.rows_of(chunks))
+
+    def start_at(self, valence: float) -> None:
+        """Let the untrained model predict a constant: the output weights start at zero, the bias at `valence`."""
+        output = self.output_layer
+        nn.init.zeros_(output.weight)
+        nn.init.constant_(output.bias, valence)
+
+    def trainable_state(self) -> dict[str, torch.Tensor]:
+        """The weights that training changes, by name."""
+        return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
+
+
+class BaselineMLP(SongRegressor):
+    """The frozen encoder's vector of a song into an MLP: hidden -> 256 -> 128 -> 1, LeakyReLU 0.1, dropout 0.1."""
+
+    def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int = 512, stride: int = 128):
+        super().__init__(encoder, recipe, max_length, stride)
+        self.mlp = nn.Sequential(
+            nn.Linear(encoder.hidden_size, 256),
+            nn.LeakyReLU(0.1),
+            nn.Dropout(0.1),
+            nn.Linear(256, 128),
+            nn.LeakyReLU(0.1),
+            nn.Dropout(0.1),
+            nn.Linear(128, 1),
+        )
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        return self.mlp[-1]
+
+    def rows_of(self, chunks: Chunks) -> StoredRows:
+        return self.rows_of_pass(FrozenPass(None, *encode_chunks(self.encoder, chunks), chunks.song_index))
+
+    def rows_of_pass(self, frozen: FrozenPass) -> StoredRows:
+        vectors = frozen.song_vectors(self.recipe.pooling)
+        return StoredRows(vectors, np.ones(len(vectors), dtype=int), np.arange(len(vectors)))
+
+    def forward(self, rows: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        """(n_songs, hidden) -> (n_songs,); every length is 1."""
+        return self.mlp(rows).squeeze(-1)
+
+    def weights(self) -> dict[str, dict[str, torch.Tensor]]:
+        return {"model.safetensors": self.mlp.state_dict()}
+
+    def load_weights(self, folder: Path) -> None:
+        self.mlp.load_state_dict(load_file(folder / "model.safetensors"))
+
+
+class LoraRegressor(SongRegressor):
+    """The encoder with LoRA adapters on query and value of its last layers, pooling, and a RegressionHead.
+
+    The frozen layers below are shared with `encoder` and always in evaluation mode; exactly the adapters and the head
+    train. Source of the method: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", as built by peft.
+    """
+
+    def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int = 512, stride: int = 128):
+        super().__init__(encoder, recipe, max_length, stride)
+        count = len(encoder.layers)
+        self.frozen_layers = count - recipe.adapted_layers
+        if not 1 <= recipe.adapted_layers <= count:
+            raise LyricsError(f"adapted_layers={recipe.adapted_layers}: encoder {encoder.name!r} has {count} layers.")
+        shared = [encoder.network.embeddings, *encoder.layers[: self.frozen_layers]]
+        network = copy.deepcopy(encoder.network, memo={id(module): module for module in shared})
+        adapters = LoraConfig(
+            r=recipe.rank,
+            lora_alpha=recipe.alpha,
+            lora_dropout=recipe.adapter_dropout,
+            target_modules=["query", "value"],
+            layers_to_transform=list(range(self.frozen_layers, count)),
+            layers_pattern="layer",
+        )
+        self.adapted = get_peft_model(network, adapters)
+        self.head = RegressionHead(encoder.hidden_size)
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        return self.head.layers[-1]
+
+    @property
+    def adapted_layers(self) -> nn.ModuleList:
+        return self.adapted.base_model.model.encoder.layer[self.frozen_layers :]
+
+    def train(self, mode: bool = True) -> "LoraRegressor":
+        super().train(mode)
+        self.encoder.network.eval()
+        return self
+
+    def rows_of(self, chunks: Chunks) -> LiveRows:
+        return LiveRows(self.encoder, self.frozen_layers, chunks)
+
+    def rows_of_pass(self, frozen: FrozenPass) -> Rows:
+        return frozen.states
+
+    def forward(self, rows: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        """States of the tokens, (n_tokens, hidden), and tokens of each chunk -> scores of the chunks, (n_chunks,)."""
+        *lower, top = self.adapted_layers
+        for layer in lower:
+            rows = run_layer(layer, rows, lengths)
+        if self.recipe.pooling == "cls":
+            return self.head(run_layer_for_first_token(top, rows, lengths))
+        return self.head(pool(run_layer(top, rows, lengths), lengths, self.recipe.pooling))
+
+    def weights(self) -> dict[str, dict[str, torch.Tensor]]:
+        adapter = get_peft_model_state_dict(self.adapted)
+        return {"adapter_model.safetensors": adapter, "head.safetensors": self.head.state_dict()}
+
+    def load_weights(self, folder: Path) -> None:
+        adapter = load_file(folder / "adapter_model.safetensors")
+        expected = get_peft_model_state_dict(self.adapted)
+        if {name: w.shape for name, w in adapter.items()} != {name: w.shape for name, w in expected.items()}:
+            raise LyricsError(f"{folder / 'adapter_model.safetensors'}: not the adapters that config.json describes.")
+        set_peft_model_state_dict(self.adapted, adapter)
+        self.head.load_state_dict(load_file(folder / "head.safetensors"))
+
+
+MODELS = {"baseline": BaselineMLP, "lora": LoraRegressor}
+
+
+def build_model(encoder: Encoder, recipe: Recipe, seed: int = 42, max_length: int = 512, stride: int = 128) -> SongRegressor:
+    """An untrained model; the same seed gives the same start."""
+    torch.manual_seed(seed)
+    return MODELS[recipe.model](encoder, recipe, max_length, stride).to(encoder.network.device)
+
+
+@torch.inference_mode()
+def score_songs(model: SongRegressor, rows: Rows) -> np.ndarray:
+    """Score every song of `rows` in evaluation mode: mean over its items, clipped to [0, 1], shape (n_songs,)."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    scores = [
+        model(rows.read(items).to(device), rows.lengths[items].tolist()).float().cpu() for items in pack(rows.lengths)
+    ]
+    model.train(was_training)
+    return average_by_song(torch.cat(scores), rows.song_index).clamp(0, 1).double().numpy()
+
+
+# ---------------------------------------------------------------- checkpoints
+
+FORMAT_VERSION = 1
+PREDICTION_COLUMNS = ["row", "artist", "title", "words", "chunks", "valence", "prediction"]
+
+
+class Results(NamedTuple):
+    """What a checkpoint tells without its weights: enough to redraw every figure.
+
+    Attributes:
+        config: recipe, profile, seed, encoder and versions.
+        history: one dict an epoch, with `epoch`, `train_loss`, `validation_mse` and `seconds`.
+        predictions: one test song a line, see `PREDICTION_COLUMNS`; no lyrics.
+        metrics: metric -> value on the test songs.
+    """
+
+    config: dict
+    history: list[dict]
+    predictions: pd.DataFrame
+    metrics: dict
+
+
+def save_model(model: SongRegressor, folder: str | Path, **results) -> None:
+    """Write a checkpoint folder, all or nothing: weights as safetensors, everything else as JSON, CSV and Markdown.
+
+    A LoRA checkpoint is a standard PEFT adapter folder, with the head beside it.
+
+    Args:
+        results: `profile` and `seed` (kept in config.json), `history`, `predictions`, `metrics`; see `Results`.
+    """
+    config = {
+        "version": FORMAT_VERSION,
+        "recipe": asdict(model.recipe),
+        "encoder": model.encoder.name,
+        "encoder_sha256": weights_hash(model.encoder),
+        "max_length": model.max_length,
+        "stride": model.stride,
+        "profile": results["profile"],
+        "seed": results["seed"],
+        "versions": versions(),
+    }
+    with folder_written_whole(folder) as temporary:
+        if isinstance(model, LoraRegressor):
+            model.adapted.peft_config["default"].save_pretrained(temporary)
+        for name, weights in model.weights().items():
+            save_file({key: weight.detach().cpu().contiguous() for key, weight in weights.items()}, temporary / name)
+        for name, content in (("config", config), ("history", results["history"]), ("metrics", results["metrics"])):
+            (temporary / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        predictions = results["predictions"][PREDICTION_COLUMNS]
+        predictions.to_csv(temporary / "predictions.csv", index=False, float_format="%.5g")
+        (temporary / "README.md").write_text(model_card(model, config, results["metrics"], len(predictions)))
+
+
+def load_model(folder: str | Path, encoder: Encoder | None = None) -> SongRegressor:
+    """Load a checkpoint folder that `save_model` wrote, ready to `predict`.
+
+    Args:
+        encoder: the encoder it was trained on, where it is at hand; otherwise it is loaded by the name in config.json.
+
+    Raises:
+        LyricsError: a file is missing or damaged, or the encoder is not the one the checkpoint was trained on.
+    """
+    folder = Path(folder)
+    config = _read_json(folder, "config.json")
+    try:
+        recipe = Recipe(**config["recipe"])
+        encoder = encoder or load_encoder(config["encoder"])
+        if weights_hash(encoder) != config["encoder_sha256"]:
+            raise LyricsError(f"{folder}: trained on encoder {config['encoder']!r}; {encoder.name!r} has other weights.")
+        model = build_model(encoder, recipe, max_length=config["max_length"], stride=config["stride"])
+    except (KeyError, TypeError) as error:
+        raise LyricsError(f"{folder / 'config.json'}: not a checkpoint's config of version {FORMAT_VERSION} ({error}).") from error
+    try:
+        model.load_weights(folder)
+    except FileNotFoundError as error:
+        raise LyricsError(f"{folder}: the checkpoint lacks a file of weights ({error}). Copy it again or retrain.") from error
+    except (SafetensorError, RuntimeError, KeyError, OSError) as error:
+        raise LyricsError(f"{folder}: weights are damaged or of another model ({error}). Copy it again or retrain.") from error
+    return model.eval()
+
+
+def load_results(folder: str | Path) -> Results:
+    """Read what a checkpoint tells beside its weights.
+
+    Raises:
+        LyricsError: a file is missing or damaged.
+    """
+    folder = Path(folder)
+    config, history, metrics = (_read_json(folder, f"{name}.json") for name in ("config", "history", "metrics"))
+    try:
+        predictions = pd.read_csv(folder / "predictions.csv", keep_default_na=False)[PREDICTION_COLUMNS]
+    except (OSError, ValueError, KeyError) as error:
+        raise LyricsError(f"{folder / 'predictions.csv'}: missing or damaged ({error}).") from error
+    return Results(config, history, predictions, metrics)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries a result depends on."""
+    libraries = (np, pd, torch, transformers, peft, safetensors)
+    return {"python": platform.python_version()} | {library.__name__: library.__version__ for library in libraries}
+
+
+def _read_json(folder: Path, name: str):
+    path = folder / name
+    if not path.is_file():
+        raise LyricsError(f"{path}: no such file. Give a folder that save_model wrote, with all its files.")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise LyricsError(f"{path}: not valid JSON ({error}). Copy it again or retrain.") from error
+
+
+def model_card(model: SongRegressor, config: dict, metrics: dict, songs: int) -> str:
+    """A README.md for a checkpoint: what it is, how it was made, how good it is, and its limits."""
+    trainable = sum(weight.numel() for weight in model.trainable_state().values())
+    recipe = "\n".join(f"| {name} | {value} |" for name, value in config["recipe"].items())
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
+    return f"""# {type(model).__name__} on {config["encoder"]}
+
+Predicts the valence of a song (0 to 1, Spotify's label) from its English lyrics. {trainable:,} weights were trained, on
+the `{config["profile"]}` profile with seed {config["seed"]}; the encoder itself is not in this folder.
+
+```python
+import lyric_utils as lu
+model = lu.load_model("path/of/this/folder")
+model.predict(["the lyrics of one song", "the lyrics of another"])
+```
+
+## Scores on {songs:,} test songs
+
+| metric | value |
+|---|---|
+{scores}
+
+One training run with one seed; the comparison notebook gives intervals and the simple methods beside it. `predictions.csv`
+holds every test song's row number, truth and prediction, `history.json` the course of the training.
+
+## Recipe
+
+| setting | value |
+|---|---|
+{recipe}
+
+Chunks of {config["max_length"]} tokens, neighbours sharing {config["stride"]}; a song's score is the mean over its chunks.
+
+## Limits
+
+Words are only a part of what a listener, or Spotify's audio analysis, hears as positive: the same words sung by two
+artists often carry very different labels. Do not use a score to judge a person, nor where a wrong one does harm.
+English lyrics only. Lyrics of the training songs are not included.
+"""

@@ -1,0 +1,133 @@
+"""The named settings: which songs, which encoder, which recipe. Values only, no logic beyond looking one up."""
+
+import os
+from dataclasses import dataclass, replace
+
+from lyric_utils.songs import LyricsError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is built and trained; saved with every checkpoint.
+
+    Attributes:
+        model: "baseline" (MLP on frozen embeddings) or "lora" (adapted encoder and head).
+        pooling: how an encoder output of shape (n_tokens, hidden) becomes one vector: "cls" or "mean".
+        adapted_layers: top layers of the encoder that carry adapters; the others stay frozen.
+        rank, alpha: of the adapters; the update is scaled by alpha / rank (Hu et al. 2021, LoRA).
+        adapter_dropout: share of an adapter's inputs set to zero in training.
+        loss_on: "song" compares the mean over a song's chunks with its valence, "chunk" every chunk.
+        start_at_mean: whether the head starts as the constant mean of the training songs.
+        epochs, batch_songs: passes over the training songs, and songs in one optimizer step.
+        learning_rate: of the adapters, or of the whole baseline; `head_learning_rate`: of the head.
+        weight_decay: of AdamW, decoupled from the learning rate's gradient step (Loshchilov & Hutter 2019).
+        warmup: share of all steps over which the learning rates rise from zero; "constant" after that or,
+            with `schedule="linear"`, falling to zero at the last step.
+    """
+
+    model: str
+    pooling: str = "cls"
+    adapted_layers: int = 4
+    rank: int = 4
+    alpha: int = 8
+    adapter_dropout: float = 0.0
+    loss_on: str = "song"
+    start_at_mean: bool = False
+    epochs: int = 20
+    batch_songs: int = 32
+    learning_rate: float = 1e-3
+    head_learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    schedule: str = "constant"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One way to walk the road: songs, encoder, chunking, split and the two recipes.
+
+    Attributes:
+        source: "sample", "subset" or "kaggle", see `lyric_utils.sources.load_source`.
+        songs: how many songs of the source are drawn at random (None: all).
+        fractions, split_by: see `lyric_utils.songs.split_songs`; the sample brings its own split.
+        checkpoints: folder, relative to the repository, of this profile's checkpoints.
+    """
+
+    name: str
+    source: str
+    songs: int | None
+    encoder: str
+    fractions: tuple[float, float, float]
+    split_by: str
+    checkpoints: str
+    baseline: Recipe
+    lora: Recipe
+    max_length: int = 512
+    stride: int = 128
+    seed: int = 42
+
+
+BASELINE = Recipe(model="baseline")
+LORA_PAPER = Recipe(model="lora", loss_on="chunk", learning_rate=2e-5, head_learning_rate=2e-5, weight_decay=0.01)
+LORA_TUNED = Recipe(
+    model="lora",
+    pooling="mean",
+    rank=8,
+    alpha=16,
+    adapter_dropout=0.1,
+    start_at_mean=True,
+    epochs=4,
+    learning_rate=3e-4,
+    head_learning_rate=3e-4,
+    weight_decay=0.01,
+    warmup=0.1,
+    schedule="linear",
+)
+
+PROFILES = {
+    "sample": Profile(
+        name="sample",
+        source="sample",
+        songs=None,
+        encoder="minilm",
+        fractions=(0.8, 0.1, 0.1),
+        split_by="artist",
+        checkpoints="trained_models/sample",
+        baseline=BASELINE,
+        lora=replace(LORA_TUNED, batch_songs=8),
+    ),
+    "subset": Profile(
+        name="subset",
+        source="subset",
+        songs=None,
+        encoder="minilm",
+        fractions=(0.7, 0.1, 0.2),
+        split_by="artist",
+        checkpoints="trained_models",
+        baseline=BASELINE,
+        lora=LORA_TUNED,
+    ),
+    "paper": Profile(
+        name="paper",
+        source="kaggle",
+        songs=30_000,
+        encoder="bert-base-uncased",
+        fractions=(0.8, 0.1, 0.1),
+        split_by="song",
+        checkpoints="trained_models/paper",
+        baseline=BASELINE,
+        lora=LORA_PAPER,
+    ),
+}
+
+
+def load_profile(name: str | None = None) -> Profile:
+    """The profile of that name, or of the environment variable `LYRICS_PROFILE`, or "sample".
+
+    Raises:
+        LyricsError: there is no profile of that name.
+    """
+    name = name or os.environ.get("LYRICS_PROFILE") or "sample"
+    if name not in PROFILES:
+        raise LyricsError(f"LYRICS_PROFILE={name!r} is not a profile: use one of {', '.join(PROFILES)}.")
+    return PROFILES[name]
