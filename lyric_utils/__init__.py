@@ -4,7 +4,19 @@ from lyric_utils.chunking import Chunks, average_by_song, chunk_lyrics
 from lyric_utils.encoders import Encoder, load_encoder
 from lyric_utils.evaluation import paired_difference, score, score_with_intervals
 from lyric_utils.frozen import FrozenPass, run_frozen
-from lyric_utils.models import BaselineMLP, LoraRegressor, RegressionHead, build_model, load_model, load_results, save_model
+from lyric_utils.models import (
+    BaselineMLP,
+    LoraRegressor,
+    RegressionHead,
+    build_model,
+    frozen_ridge,
+    load_model,
+    load_results,
+    save_model,
+    score_songs,
+    tabulate_predictions,
+    tfidf_ridge,
+)
 from lyric_utils.profiles import Profile, Recipe, load_profile
 from lyric_utils.songs import (
     CleaningReport,
@@ -16,7 +28,7 @@ from lyric_utils.songs import (
     save_songs,
     split_songs,
 )
-from lyric_utils.sources import load_source
+from lyric_utils.sources import draw_songs, load_source
 from lyric_utils.training import Examples, train
 
 __all__ = [
@@ -36,6 +48,8 @@ __all__ = [
     "build_model",
     "chunk_lyrics",
     "clean_songs",
+    "draw_songs",
+    "frozen_ridge",
     "load_encoder",
     "load_model",
     "load_profile",
@@ -48,7 +62,10 @@ __all__ = [
     "save_model",
     "save_songs",
     "score",
+    "score_songs",
     "score_with_intervals",
     "split_songs",
+    "tabulate_predictions",
+    "tfidf_ridge",
     "train",
 ]

@@ -47,18 +47,23 @@ def chunk_lyrics(lyrics: Sequence[str], tokenizer, max_length: int = 512, stride
         stride: tokens shared by two neighbouring chunks.
 
     Raises:
-        LyricsError: a song has no tokens, or the window cannot move forward.
+        LyricsError: a song has no tokens or is not a text, or `check_windows` fails.
     """
+    check_windows(tokenizer, max_length, stride)
+    if isinstance(lyrics, str):
+        raise LyricsError("one text is given where a list of songs is needed: put it into [brackets].")
+    lyrics = list(lyrics)
+    not_text = next((song for song, text in enumerate(lyrics) if not isinstance(text, str)), None)
+    if not_text is not None:
+        kind = type(lyrics[not_text]).__name__
+        raise LyricsError(f"song {not_text} (counting from 0) is a {kind}, not a text: run clean_songs first.")
     specials = tokenizer.num_special_tokens_to_add()
-    if not 0 <= stride < max_length - specials:
-        raise LyricsError(f"stride={stride} must be at least 0 and below max_length - {specials} = {max_length - specials}.")
-    if max_length > tokenizer.model_max_length:
-        raise LyricsError(f"max_length={max_length}: this encoder reads {tokenizer.model_max_length} tokens at most.")
     input_ids: list[np.ndarray] = []
     song_index: list[int] = []
-    for start in tqdm(range(0, len(lyrics), SONGS_AT_ONCE), desc="chunk lyrics", unit=f"x{SONGS_AT_ONCE} songs", leave=False):
-        encoded = tokenizer(
-            list(lyrics[start : start + SONGS_AT_ONCE]),
+    steps = range(0, len(lyrics), SONGS_AT_ONCE)
+    for start in tqdm(steps, desc="chunk lyrics", unit=f"x{SONGS_AT_ONCE} songs", leave=False):
+        encoded = tokenizer(  # a lone surrogate is no character, and nothing that a tokenizer takes
+            [text.encode("utf-8", "replace").decode() for text in lyrics[start : start + SONGS_AT_ONCE]],
             max_length=max_length,
             stride=stride,
             truncation=True,
@@ -74,6 +79,19 @@ def chunk_lyrics(lyrics: Sequence[str], tokenizer, max_length: int = 512, stride
     return Chunks(input_ids, np.array(song_index, dtype=np.int64))
 
 
+def check_windows(tokenizer, max_length: int, stride: int) -> None:
+    """Check that windows of that length fit the encoder and move forward.
+
+    Raises:
+        LyricsError: they do not.
+    """
+    specials = tokenizer.num_special_tokens_to_add()
+    if not 0 <= stride < max_length - specials:
+        raise LyricsError(f"stride={stride}: 0 or more is needed, and less than max_length={max_length} - {specials}.")
+    if max_length > tokenizer.model_max_length:
+        raise LyricsError(f"max_length={max_length}: this encoder reads {tokenizer.model_max_length} tokens at most.")
+
+
 def average_by_song(values, song_index):
     """Mean over the chunks of each song.
 
@@ -85,13 +103,15 @@ def average_by_song(values, song_index):
         Array or tensor, as `values` is, of shape (n_songs,) or (n_songs, d). Gradients flow through a tensor.
 
     Raises:
-        LyricsError: the two differ in length, or a song has no chunk.
+        LyricsError: the two differ in length, a number is below 0, or a song has no chunk.
     """
     if not isinstance(values, torch.Tensor):
         return average_by_song(torch.as_tensor(np.asarray(values)), song_index).numpy()
     song_index = torch.as_tensor(song_index, device=values.device)
     if len(values) != len(song_index):
         raise LyricsError(f"{len(values)} values for {len(song_index)} chunks: one value a chunk is needed.")
+    if song_index.is_floating_point() or (song_index < 0).any():
+        raise LyricsError("song_index must hold whole numbers from 0 on.")
     chunks = torch.bincount(song_index)
     if (chunks == 0).any():
         raise LyricsError(f"song {int((chunks == 0).nonzero()[0])} has no chunk to average.")

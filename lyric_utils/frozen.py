@@ -7,7 +7,6 @@ final vector of every chunk). Only real tokens are kept, in half precision, in a
 
 import hashlib
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,8 +20,10 @@ from tqdm import tqdm
 from lyric_utils.chunking import Chunks, average_by_song
 from lyric_utils.encoders import Encoder, embed_tokens, pool, run_layer
 from lyric_utils.songs import folder_written_whole
+from lyric_utils.sources import cache_folder
 
-TOKENS_AT_ONCE = 8_192  # rows of one pass through the layers: bounds memory, fills the cores
+# Rows of one pass through the layers: bounds memory, fits a CPU's cache or fills a GPU.
+TOKENS_AT_ONCE = 16_384 if torch.cuda.is_available() else 2_048
 
 
 def pack(lengths: Sequence[int], limit: int = TOKENS_AT_ONCE) -> Iterator[np.ndarray]:
@@ -127,11 +128,6 @@ def run_frozen(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) -> Fro
     states = np.load(folder / "states.npy", mmap_mode="r")
     vectors = np.load(folder / "vectors.npy")
     return FrozenPass(StoredRows(states, chunks.lengths, chunks.song_index), *vectors, chunks.song_index)
-
-
-def cache_folder() -> Path:
-    """Where the output of frozen layers is kept."""
-    return Path(os.environ.get("LYRICS_CACHE") or Path.home() / ".cache" / "lyric_utils")
 
 
 def weights_hash(encoder: Encoder) -> str:

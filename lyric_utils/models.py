@@ -5,8 +5,10 @@ regressor's a chunk (the states of its tokens, from which the adapted layers go 
 """
 
 import copy
+import hashlib
 import json
 import platform
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +22,28 @@ import transformers
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from lyric_utils.chunking import Chunks, average_by_song, chunk_lyrics
-from lyric_utils.encoders import Encoder, load_encoder, pool, run_layer, run_layer_for_first_token
+from lyric_utils.chunking import Chunks, average_by_song, check_windows, chunk_lyrics
+from lyric_utils.encoders import Encoder, load_encoder, pool, run_layer, run_layer_for_first_token, use_fast_dropout
 from lyric_utils.frozen import FrozenPass, LiveRows, Rows, StoredRows, encode_chunks, pack, weights_hash
 from lyric_utils.profiles import Recipe
 from lyric_utils.songs import LyricsError, folder_written_whole
+
+
+def tfidf_ridge() -> Pipeline:
+    """Floor 1: ridge regression on TF-IDF of words and word pairs (scikit-learn), its penalty chosen by leave-one-out."""
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, strip_accents="unicode")
+    return make_pipeline(words, RidgeCV(alphas=np.logspace(-1, 2, 7)))
+
+
+def frozen_ridge() -> Pipeline:
+    """Floor 2: ridge regression on the frozen encoder's song vectors, its penalty chosen by leave-one-out."""
+    return make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(1, 5, 13)))
 
 
 class RegressionHead(nn.Module):
@@ -45,6 +62,8 @@ class SongRegressor(nn.Module):
 
     def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int = 512, stride: int = 128):
         super().__init__()
+        if recipe.pooling not in ("cls", "mean"):
+            raise LyricsError(f"pooling={recipe.pooling!r}: use 'cls' or 'mean'.")
         self.encoder, self.recipe, self.max_length, self.stride = encoder, recipe, max_length, stride
 
     def rows_of(self, chunks: Chunks) -> Rows:
@@ -127,6 +146,8 @@ class LoraRegressor(SongRegressor):
         self.frozen_layers = count - recipe.adapted_layers
         if not 1 <= recipe.adapted_layers <= count:
             raise LyricsError(f"adapted_layers={recipe.adapted_layers}: encoder {encoder.name!r} has {count} layers.")
+        if not 1 <= recipe.rank <= encoder.hidden_size:
+            raise LyricsError(f"rank={recipe.rank}: must be 1 to {encoder.hidden_size}, the encoder's hidden size.")
         shared = [encoder.network.embeddings, *encoder.layers[: self.frozen_layers]]
         network = copy.deepcopy(encoder.network, memo={id(module): module for module in shared})
         adapters = LoraConfig(
@@ -137,7 +158,10 @@ class LoraRegressor(SongRegressor):
             layers_to_transform=list(range(self.frozen_layers, count)),
             layers_pattern="layer",
         )
-        self.adapted = get_peft_model(network, adapters)
+        with warnings.catch_warnings():  # peft asks transformers 5 for an attribute by its old name
+            warnings.simplefilter("ignore", FutureWarning)
+            self.adapted = get_peft_model(network, adapters)
+        use_fast_dropout(self.adapted)
         self.head = RegressionHead(encoder.hidden_size)
 
     @property
@@ -161,6 +185,8 @@ class LoraRegressor(SongRegressor):
 
     def forward(self, rows: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         """States of the tokens, (n_tokens, hidden), and tokens of each chunk -> scores of the chunks, (n_chunks,)."""
+        if torch.is_autocast_enabled(rows.device.type):  # sums and norms of the layers then run in half precision too
+            rows = rows.to(torch.get_autocast_dtype(rows.device.type))
         *lower, top = self.adapted_layers
         for layer in lower:
             rows = run_layer(layer, rows, lengths)
@@ -169,12 +195,12 @@ class LoraRegressor(SongRegressor):
         return self.head(pool(run_layer(top, rows, lengths), lengths, self.recipe.pooling))
 
     def weights(self) -> dict[str, dict[str, torch.Tensor]]:
-        adapter = get_peft_model_state_dict(self.adapted)
+        adapter = get_peft_model_state_dict(self.adapted, save_embedding_layers=False)
         return {"adapter_model.safetensors": adapter, "head.safetensors": self.head.state_dict()}
 
     def load_weights(self, folder: Path) -> None:
         adapter = load_file(folder / "adapter_model.safetensors")
-        expected = get_peft_model_state_dict(self.adapted)
+        expected = get_peft_model_state_dict(self.adapted, save_embedding_layers=False)
         if {name: w.shape for name, w in adapter.items()} != {name: w.shape for name, w in expected.items()}:
             raise LyricsError(f"{folder / 'adapter_model.safetensors'}: not the adapters that config.json describes.")
         set_peft_model_state_dict(self.adapted, adapter)
@@ -206,7 +232,11 @@ def score_songs(model: SongRegressor, rows: Rows) -> np.ndarray:
 # ---------------------------------------------------------------- checkpoints
 
 FORMAT_VERSION = 1
-PREDICTION_COLUMNS = ["row", "artist", "title", "words", "chunks", "valence", "prediction"]
+PREDICTION_COLUMNS = {
+    **{"row": int, "artist": str, "title": str, "words": int, "chunks": int},
+    **{"valence": float, "prediction": float},
+}
+HISTORY_KEYS = ("epoch", "train_loss", "validation_mse")
 
 
 class Results(NamedTuple):
@@ -225,6 +255,12 @@ class Results(NamedTuple):
     metrics: dict
 
 
+def tabulate_predictions(songs: pd.DataFrame, chunks_per_song: np.ndarray, prediction: np.ndarray) -> pd.DataFrame:
+    """The predictions of some songs with what is needed to judge them, see `PREDICTION_COLUMNS`; no lyrics."""
+    words = songs["lyrics"].str.split().str.len()
+    return songs.assign(words=words, chunks=chunks_per_song, prediction=prediction)[[*PREDICTION_COLUMNS]]
+
+
 def save_model(model: SongRegressor, folder: str | Path, **results) -> None:
     """Write a checkpoint folder, all or nothing: weights as safetensors, everything else as JSON, CSV and Markdown.
 
@@ -232,7 +268,14 @@ def save_model(model: SongRegressor, folder: str | Path, **results) -> None:
 
     Args:
         results: `profile` and `seed` (kept in config.json), `history`, `predictions`, `metrics`; see `Results`.
+
+    Raises:
+        LyricsError: the folder cannot be written, or holds something else than a checkpoint.
     """
+    folder = Path(folder)
+    is_ours = folder.is_dir() and ((folder / "config.json").is_file() or not any(folder.iterdir()))
+    if folder.exists() and not is_ours:
+        raise LyricsError(f"{folder}: stands there already and is no checkpoint. Remove it, or give another name.")
     config = {
         "version": FORMAT_VERSION,
         "recipe": asdict(model.recipe),
@@ -248,10 +291,11 @@ def save_model(model: SongRegressor, folder: str | Path, **results) -> None:
         if isinstance(model, LoraRegressor):
             model.adapted.peft_config["default"].save_pretrained(temporary)
         for name, weights in model.weights().items():
-            save_file({key: weight.detach().cpu().contiguous() for key, weight in weights.items()}, temporary / name)
+            _write_weights(weights, temporary / name)
+        config["sha256"] = {name: _sha256(temporary / name) for name in model.weights()}
         for name, content in (("config", config), ("history", results["history"]), ("metrics", results["metrics"])):
             (temporary / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-        predictions = results["predictions"][PREDICTION_COLUMNS]
+        predictions = results["predictions"]
         predictions.to_csv(temporary / "predictions.csv", index=False, float_format="%.5g")
         (temporary / "README.md").write_text(model_card(model, config, results["metrics"], len(predictions)))
 
@@ -268,19 +312,31 @@ def load_model(folder: str | Path, encoder: Encoder | None = None) -> SongRegres
     folder = Path(folder)
     config = _read_json(folder, "config.json")
     try:
-        recipe = Recipe(**config["recipe"])
+        if config["version"] != FORMAT_VERSION:
+            raise LyricsError(f"version {config['version']} is not {FORMAT_VERSION}, the one this lyric_utils reads.")
         encoder = encoder or load_encoder(config["encoder"])
         if weights_hash(encoder) != config["encoder_sha256"]:
-            raise LyricsError(f"{folder}: trained on encoder {config['encoder']!r}; {encoder.name!r} has other weights.")
-        model = build_model(encoder, recipe, max_length=config["max_length"], stride=config["stride"])
-    except (KeyError, TypeError) as error:
-        raise LyricsError(f"{folder / 'config.json'}: not a checkpoint's config of version {FORMAT_VERSION} ({error}).") from error
+            raise LyricsError(f"trained on encoder {config['encoder']!r}; {encoder.name!r} has other weights.")
+        windows = {name: config[name] for name in ("max_length", "stride")}
+        check_windows(encoder.tokenizer, **windows)
+        model = build_model(encoder, Recipe(**config["recipe"]), **windows)
+        sha256 = {name: config["sha256"][name] for name in model.weights()}
+    except LyricsError as error:
+        raise LyricsError(f"{folder / 'config.json'}: {error}") from error
+    except Exception as error:  # whatever a value of the wrong kind sets off
+        reason = f"{type(error).__name__}: {error}"
+        raise LyricsError(f"{folder / 'config.json'}: not as save_model wrote it ({reason}). Copy it again.") from error
+    for name, expected in sha256.items():
+        if not (folder / name).is_file():
+            raise LyricsError(f"{folder / name}: no such file. Copy the whole checkpoint again or retrain.")
+        if _sha256(folder / name) != expected:
+            raise LyricsError(f"{folder / name}: damaged, or of another checkpoint. Copy it again or retrain.")
     try:
         model.load_weights(folder)
-    except FileNotFoundError as error:
-        raise LyricsError(f"{folder}: the checkpoint lacks a file of weights ({error}). Copy it again or retrain.") from error
     except (SafetensorError, RuntimeError, KeyError, OSError) as error:
-        raise LyricsError(f"{folder}: weights are damaged or of another model ({error}). Copy it again or retrain.") from error
+        raise LyricsError(f"{folder}: weights of another model ({error}). Copy it again or retrain.") from error
+    if not all(weight.isfinite().all() for weight in model.trainable_state().values()):
+        raise LyricsError(f"{folder}: the weights hold values that are no numbers. Retrain at a lower learning rate.")
     return model.eval()
 
 
@@ -292,11 +348,41 @@ def load_results(folder: str | Path) -> Results:
     """
     folder = Path(folder)
     config, history, metrics = (_read_json(folder, f"{name}.json") for name in ("config", "history", "metrics"))
+    sound = {
+        "config": isinstance(config, dict) and isinstance(config.get("recipe"), dict),
+        "history": isinstance(history, list) and all(_are_numbers(line, HISTORY_KEYS) for line in history),
+        "metrics": _are_numbers(metrics),
+    }
+    if damaged := [name for name in sound if not sound[name]]:
+        raise LyricsError(f"{folder / damaged[0]}.json: not as save_model wrote it. Copy it again or retrain.")
     try:
-        predictions = pd.read_csv(folder / "predictions.csv", keep_default_na=False)[PREDICTION_COLUMNS]
+        predictions = pd.read_csv(folder / "predictions.csv", keep_default_na=False, dtype=PREDICTION_COLUMNS)
+        predictions = predictions[[*PREDICTION_COLUMNS]]
+        if not np.isfinite(predictions[["valence", "prediction"]]).all(axis=None):
+            raise ValueError("a valence or a prediction is no number")
     except (OSError, ValueError, KeyError) as error:
         raise LyricsError(f"{folder / 'predictions.csv'}: missing or damaged ({error}).") from error
     return Results(config, history, predictions, metrics)
+
+
+def _are_numbers(content: object, names: tuple[str, ...] = ()) -> bool:
+    """Whether `content` is a dict of numbers with at least these names."""
+    return (
+        isinstance(content, dict)
+        and all(isinstance(value, int | float) for value in content.values())
+        and set(names) <= set(content)
+    )
+
+
+def _write_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, path)
+    except SafetensorError as error:  # its word for a full disk
+        raise OSError(str(error)) from error
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -311,7 +397,7 @@ def _read_json(folder: Path, name: str):
         raise LyricsError(f"{path}: no such file. Give a folder that save_model wrote, with all its files.")
     try:
         return json.loads(path.read_text())
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LyricsError(f"{path}: not valid JSON ({error}). Copy it again or retrain.") from error
 
 

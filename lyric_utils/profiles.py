@@ -49,7 +49,7 @@ class Profile:
     Attributes:
         source: "sample", "subset" or "kaggle", see `lyric_utils.sources.load_source`.
         songs: how many songs of the source are drawn at random (None: all).
-        fractions, split_by: see `lyric_utils.songs.split_songs`; the sample brings its own split.
+        fractions, split_by: see `lyric_utils.songs.split_songs`.
         checkpoints: folder, relative to the repository, of this profile's checkpoints.
     """
 
@@ -91,7 +91,7 @@ PROFILES = {
         songs=None,
         encoder="minilm",
         fractions=(0.8, 0.1, 0.1),
-        split_by="artist",
+        split_by="stored",
         checkpoints="trained_models/sample",
         baseline=BASELINE,
         lora=replace(LORA_TUNED, batch_songs=8),
@@ -124,10 +124,18 @@ PROFILES = {
 def load_profile(name: str | None = None) -> Profile:
     """The profile of that name, or of the environment variable `LYRICS_PROFILE`, or "sample".
 
+    The variable `LYRICS_EPOCHS`, where set, replaces the number of epochs of both recipes.
+
     Raises:
-        LyricsError: there is no profile of that name.
+        LyricsError: there is no profile of that name, or the number of epochs is not a whole number above 0.
     """
     name = name or os.environ.get("LYRICS_PROFILE") or "sample"
     if name not in PROFILES:
-        raise LyricsError(f"LYRICS_PROFILE={name!r} is not a profile: use one of {', '.join(PROFILES)}.")
-    return PROFILES[name]
+        raise LyricsError(f"{name!r} is not a profile: use one of {', '.join(PROFILES)}.")
+    profile, epochs = PROFILES[name], os.environ.get("LYRICS_EPOCHS")
+    if not epochs:
+        return profile
+    if not epochs.isdecimal() or int(epochs) == 0:
+        raise LyricsError(f"LYRICS_EPOCHS={epochs!r} is not a whole number above 0.")
+    baseline, lora = (replace(recipe, epochs=int(epochs)) for recipe in (profile.baseline, profile.lora))
+    return replace(profile, baseline=baseline, lora=lora)

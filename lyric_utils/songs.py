@@ -9,12 +9,14 @@ import os
 import pickle
 import pickletools
 import re
-import shutil
 import tempfile
+import textwrap
+import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -27,10 +29,11 @@ KAGGLE_NAMES = {"seq": "lyrics", "song": "title", "label": "valence"}
 COLUMNS = ["artist", "title", "lyrics", "valence"]
 FORMAT, VERSION = "lyric_utils.songs", 1
 # What a pickle of plain builtins is made of: no opcode that imports, calls or builds an object is among these.
-PLAIN_OPCODES = set(
-    "PROTO FRAME STOP MARK EMPTY_DICT EMPTY_LIST APPEND APPENDS SETITEM SETITEMS NONE NEWTRUE NEWFALSE BININT BININT1 "
-    "BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 MEMOIZE BINGET LONG_BINGET".split()
-)
+PLAIN_OPCODES = {
+    *("PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINGET", "LONG_BINGET"),
+    *("EMPTY_DICT", "EMPTY_LIST", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "NONE", "NEWTRUE", "NEWFALSE"),
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+}
 LANGUAGE_SAMPLE = 5_000  # characters of a song that the language identifier reads
 BLANK_LINES = re.compile(r"\n{3,}")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -43,30 +46,49 @@ class LyricsError(ValueError):
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path`, on failure nothing is left."""
+    """Yield a temporary path beside `path`; on success it takes the place of `path`, on failure nothing is left.
+
+    Raises:
+        LyricsError: the file system refuses it (no permission, disk full).
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise LyricsError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager
 def folder_written_whole(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`; on success it replaces `folder`, on failure nothing is left."""
+    """Yield a temporary folder beside `folder`; on success it replaces `folder`, on failure nothing is left.
+
+    Raises:
+        LyricsError: the file system refuses it (no permission, disk full, a file of that name).
+    """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    temporary.chmod(0o755)
     try:
-        yield temporary
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        room = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True)
+        with room:
+            new, old = Path(room.name, "new"), Path(room.name, "old")
+            new.mkdir()
+            yield new
+            if folder.is_dir():
+                folder.rename(old)
+            try:
+                new.rename(folder)
+            except OSError:
+                if old.is_dir():
+                    old.rename(folder)
+                raise
+    except OSError as error:
+        raise LyricsError(f"{folder}: cannot be written ({error.strerror or error}); nothing was changed.") from error
 
 
 # ---------------------------------------------------------------- reading
@@ -85,39 +107,62 @@ def read_songs(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise LyricsError(f"{path}: no such file. Give the path of a .csv, .xlsx or .pkl song table.")
-    if path.suffix == ".pkl":
+    kind = path.suffix.lower()
+    if kind == ".pkl":
         return load_songs(path)
-    readers = {".csv": _read_csv, ".xlsx": pd.read_excel}
-    if path.suffix not in readers:
+    readers = {".csv": _read_csv, ".xlsx": _read_xlsx}
+    if kind not in readers:
         raise LyricsError(f"{path}: '{path.suffix}' is not a kind of song table. Use .csv, .xlsx or .pkl.")
     try:
-        table = readers[path.suffix](path, dtype=object, keep_default_na=False, na_values=[""])
+        table = readers[kind](path, dtype=object, keep_default_na=False, na_values=[""])
     except UnicodeDecodeError as error:
-        raise LyricsError(f"{path}: byte {error.start} is not UTF-8. Save the table again as UTF-8.") from error
+        raise LyricsError(f"{path}: not UTF-8 text ({error.reason}). Save the table again as UTF-8.") from error
     except Exception as error:  # pandas and openpyxl raise dozens of kinds on broken files
-        raise LyricsError(f"{path}: not a readable {path.suffix} table ({error}).") from error
+        raise LyricsError(f"{path}: not a readable {kind} table ({error}).") from error
     return _as_song_table(table.rename(columns=KAGGLE_NAMES), path)
 
 
 def _read_csv(path: Path, **options) -> pd.DataFrame:
-    return pd.read_csv(path, encoding="utf-8-sig", low_memory=False, **options)
+    table = pd.read_csv(path, encoding="utf-8-sig", low_memory=False, **options)
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first field for an index, and shift the rest
+        raise ValueError("its rows have more fields than its header")
+    return table
 
 
-def _as_song_table(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _read_xlsx(path: Path, **options) -> pd.DataFrame:
+    return pd.read_excel(path, **options).replace("_x000D_", "\r", regex=True)  # how Excel spells a carriage return
+
+
+def _as_song_table(table: pd.DataFrame, source: str | Path) -> pd.DataFrame:
+    """The table with the columns of a song table first; `source` is named in errors."""
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         kaggle = {plain: name for name, plain in KAGGLE_NAMES.items()}
         wanted = ", ".join(f"'{name}'" + (f" (or '{kaggle[name]}')" if name in kaggle else "") for name in missing)
-        raise LyricsError(f"{path}: column {wanted} is missing; the columns are {[str(c) for c in table.columns]}.")
+        found = textwrap.shorten(", ".join(repr(str(name)[:40]) for name in table.columns[:20]), 400)
+        raise LyricsError(f"{source}: column {wanted} is missing; the columns are {found}.")
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise LyricsError(f"{source}: two columns are the song's {str(twice[0])!r}. Remove or rename one of them.")
     if table.empty:
-        raise LyricsError(f"{path}: the table has a header and no rows.")
-    if "row" not in table.columns:
-        first = table.columns[0]
-        numbers = pd.to_numeric(table[first], errors="coerce") if str(first).startswith("Unnamed") else None
-        numbered = numbers is not None and numbers.notna().all() and numbers.is_unique
-        table = table.assign(row=numbers.astype(int) if numbered else np.arange(len(table)))
+        raise LyricsError(f"{source}: the table has a header and no rows.")
+    first = "row" if "row" in table.columns else table.columns[0]
+    is_numbering = first == "row" or str(first).startswith("Unnamed")
+    numbers = table[first].map(_number).astype(float) if is_numbering else None
+    if is_numbering and numbers.is_unique and ((numbers % 1 == 0) & (numbers.abs() < 2**53)).all():
+        table = table.assign(row=numbers.astype(int))
+    else:
+        table = table.assign(row=np.arange(len(table)))
     extras = [c for c in table.columns if c not in ["row", *COLUMNS] and not str(c).startswith("Unnamed")]
     return table[["row", *COLUMNS, *extras]].reset_index(drop=True)
+
+
+def _number(value: object) -> float:
+    """The number that a cell holds or spells, else NaN."""
+    try:
+        return np.nan if isinstance(value, bool | np.bool_) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return np.nan
 
 
 # ---------------------------------------------------------------- cleaning
@@ -144,7 +189,8 @@ class CleaningReport:
 
     def __str__(self) -> str:
         reasons = "".join(f"\n  {count:>7,}  {reason}" for reason, count in self.counts.items())
-        return f"{self.rows_in:,} rows in, {self.rows_kept:,} songs kept, {len(self.dropped):,} rows accounted for{reasons}"
+        kept, dropped = f"{self.rows_kept:,} songs kept", f"{len(self.dropped):,} rows accounted for"
+        return f"{self.rows_in:,} rows in, {kept}, {dropped}{reasons}"
 
 
 def clean_songs(songs: pd.DataFrame) -> tuple[pd.DataFrame, CleaningReport]:
@@ -153,22 +199,22 @@ def clean_songs(songs: pd.DataFrame) -> tuple[pd.DataFrame, CleaningReport]:
     Rows are dropped, in this order, for lyrics that are missing, empty, or not text (no letter in them), for a valence
     that is missing, not a number, or outside 0 to 1, and for lyrics that are not English. Rows whose words agree, case
     and punctuation aside, become one song: its valence is their mean, and its columns `valences` and `artists` keep the
-    individual values, which is what the noise ceiling is estimated from. Row number, artist and title are those of the
-    first such row. The input is not modified.
+    individual values, which is what the noise ceiling is estimated from. All else is that of the first such row. The
+    input is not modified, and a table cleaned before stays as it is.
 
     The language is identified by py3langid (Lui & Baldwin 2012): a naive Bayes model in one small file, offline,
-    deterministic, some 2,000 songs a second on one core; on 6,424 songs it agreed with the much larger lingua on 99.8 %.
+    deterministic, some 2,000 songs a second on one core; on 6,424 songs it agreed with the far larger lingua on 99.8 %.
 
     Returns:
         The cleaned table and the `CleaningReport`.
 
     Raises:
-        LyricsError: no row can be used.
+        LyricsError: a column is missing, or no row can be used.
     """
-    songs = songs.reset_index(drop=True)
+    songs = _as_song_table(songs, "song table")
     lyrics = songs["lyrics"].map(normalise_lyrics)
     text = lyrics.map(lambda value: value if isinstance(value, str) else "")
-    valence = pd.to_numeric(songs["valence"], errors="coerce").astype(float)
+    valence = songs["valence"].map(_number).astype(float)
     reason = pd.Series(None, index=songs.index, dtype=object)
     for name, fails in {
         "lyrics missing": lyrics.isna(),
@@ -184,18 +230,31 @@ def clean_songs(songs: pd.DataFrame) -> tuple[pd.DataFrame, CleaningReport]:
         if not is_english(text[index]):
             reason[index] = "lyrics not English"
 
-    usable = songs.assign(lyrics=text, valence=valence)[reason.isna()]
+    named = songs[["artist", "title"]].astype(object)
+    named = named.where(named.notna(), "").map(lambda name: normalise_lyrics(str(name)))
+    artist, title = named["artist"], named["title"]
+    usable = songs.assign(artist=artist, title=title, lyrics=text, valence=valence)[reason.isna()]
     if usable.empty:
         raise LyricsError(f"No usable song among {len(songs)} rows: {reason.value_counts().to_dict()}.")
-    same_words = usable["lyrics"].map(words_key)
-    reason[usable.index[same_words.duplicated()]] = "same words as an earlier song (merged)"
-    artists = usable["artist"].fillna("").astype(str).str.strip()
-    merged = usable.assign(artist=artists, title=usable["title"].fillna("").astype(str).str.strip())
-    merged = merged.assign(valences=valence, artists=artists).groupby(same_words.to_numpy(), sort=False)
-    how = {name: "first" for name in songs.columns} | {"valence": "mean", "valences": list, "artists": list}
-    kept = merged.agg(how).reset_index(drop=True)
+    words = usable["lyrics"].map(words_key)
+    reason[usable.index[words.duplicated()]] = "same words as an earlier song (merged)"
+    valences: dict[str, list] = {}
+    artists: dict[str, list] = {}
+    for key, song in zip(words, usable.to_dict("records"), strict=True):
+        merged_before = _is_mean_of(song.get("valences"), song["valence"])
+        valences.setdefault(key, []).extend(song["valences"] if merged_before else [song["valence"]])
+        artists.setdefault(key, []).extend(song["artists"] if merged_before else [song["artist"]])
+    kept = usable[~words.duplicated()].reset_index(drop=True)
+    kept = kept.assign(valence=[fmean(values) for values in valences.values()])
+    kept = kept.assign(valences=list(valences.values()), artists=list(artists.values()))
     dropped = songs.loc[reason.notna(), ["row", "artist", "title"]].assign(reason=reason.dropna())
     return kept, CleaningReport(len(songs), len(kept), dropped.reset_index(drop=True))
+
+
+def _is_mean_of(values: object, valence: float) -> bool:
+    """Whether `values` are those that an earlier cleaning merged into `valence`."""
+    is_list = isinstance(values, list) and values and all(isinstance(value, float) for value in values)
+    return bool(is_list) and fmean(values) == valence
 
 
 def normalise_lyrics(lyrics: object) -> object:
@@ -212,7 +271,7 @@ def normalise_lyrics(lyrics: object) -> object:
 
 def words_key(lyrics: str) -> str:
     """The words of a song, case, punctuation and spacing aside: equal for two copies of the same lyrics."""
-    return " ".join(NOT_WORDS.sub("", lyrics.casefold()).split())
+    return " ".join(NOT_WORDS.sub("", unicodedata.normalize("NFKC", lyrics).casefold()).split())
 
 
 def is_english(lyrics: str) -> bool:
@@ -239,31 +298,44 @@ def split_songs(
     Args:
         songs: a table in which no two songs have the same words, as `clean_songs` returns it.
         fractions: shares of train, validation and test, adding up to 1: of the artists, or of the songs.
-        by: "artist" keeps all songs of an artist on one side; "song" draws songs one by one.
+        by: "artist" keeps all songs of an artist on one side; "song" draws songs one by one; "stored" follows the
+            table's own column `split`, which names the side of each song.
 
     Raises:
         LyricsError: the same words stand twice, the fractions do not add up, or a side would be empty.
     """
-    if by not in ("artist", "song"):
-        raise LyricsError(f"by={by!r}: songs are split by 'artist' or by 'song'.")
-    if min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
-        raise LyricsError(f"fractions={fractions}: three positive shares that add up to 1 are needed.")
     same_words = songs["lyrics"].map(words_key).duplicated()
     if same_words.any():
         first = songs.loc[same_words, "row"].iloc[0]
         raise LyricsError(f"row {first} has the same words as an earlier row: run clean_songs before split_songs.")
+    if by == "stored" and "split" in songs.columns:
+        split = Split(*(songs[songs["split"] == side] for side in Split._fields))
+    elif by in ("artist", "song"):
+        split = _drawn_split(songs, seed, fractions, by)
+    else:
+        raise LyricsError(f"by={by!r}: songs are split by 'artist', by 'song', or as 'stored' in a column 'split'.")
+    if empty := [side for side, table in split._asdict().items() if table.empty]:
+        raise LyricsError(f"no song would be left for {', '.join(empty)}: give more songs, or other fractions.")
+    return Split(*(side.reset_index(drop=True) for side in split))
+
+
+def _drawn_split(songs, seed, fractions, by) -> Split:
+    if len(fractions) != 3 or not min(fractions) > 0 or not np.isclose(sum(fractions), 1):
+        raise LyricsError(f"fractions={fractions}: three positive shares that add up to 1 are needed.")
     groups = songs["artist"].str.casefold().str.strip() if by == "artist" else songs["row"]
-    if groups.nunique() < 3:
-        raise LyricsError(f"{groups.nunique()} {by}(s) cannot be split three ways: at least 3 are needed.")
     splitter = GroupShuffleSplit if by == "artist" else ShuffleSplit
     _, validation_share, test_share = fractions
-    rest, test = _split_once(splitter, songs, groups, test_share, seed)
-    train, validation = _split_once(splitter, rest, groups, validation_share / (1 - test_share), seed)
-    return Split(*(side.reset_index(drop=True) for side in (train, validation, test)))
+    try:
+        rest, test = _split_once(splitter, songs, groups, test_share, seed)
+        train, validation = _split_once(splitter, rest, groups, validation_share / (1 - test_share), seed)
+    except ValueError as error:
+        raise LyricsError(f"{groups.nunique()} {by}(s) cannot be split three ways by {fractions}.") from error
+    return Split(train, validation, test)
 
 
 def _split_once(splitter, songs, groups, share, seed) -> tuple[pd.DataFrame, pd.DataFrame]:
-    split = splitter(n_splits=1, test_size=share, random_state=seed).split(songs, groups=groups[songs.index])
+    groups = groups[songs.index] if splitter is GroupShuffleSplit else None
+    split = splitter(n_splits=1, test_size=share, random_state=seed).split(songs, groups=groups)
     return tuple(songs.iloc[np.sort(side)] for side in next(split))
 
 
@@ -274,11 +346,12 @@ def save_songs(songs: pd.DataFrame, path: str | Path) -> None:
     """Write a song table as a pickle of plain builtins (dict of lists), the same bytes for the same songs.
 
     Raises:
-        LyricsError: a column holds something else than text, numbers or lists of them.
+        LyricsError: a column holds something else than text, numbers or lists of them, or the file cannot be written.
     """
     try:  # through JSON, so that only plain builtins remain and no two values share one object
-        columns = json.loads(json.dumps({name: songs[name].tolist() for name in songs.columns}))
-    except TypeError as error:
+        text = json.dumps({name: songs[name].tolist() for name in songs.columns}, ensure_ascii=False)
+        columns = json.loads(text.encode())
+    except (TypeError, ValueError, RecursionError) as error:
         raise LyricsError(f"{path}: a song pickle holds text, numbers and lists of them only ({error}).") from error
     with written_whole(path) as temporary:
         temporary.write_bytes(pickle.dumps({"format": FORMAT, "version": VERSION, "columns": columns}, protocol=4))
@@ -295,8 +368,8 @@ class _PlainUnpickler(pickle.Unpickler):
 def load_songs(path: str | Path) -> pd.DataFrame:
     """Read a pickle that `save_songs` wrote, without ever running code from it.
 
-    Every opcode is checked against the few that plain builtins need before anything is loaded, and the unpickler refuses
-    every global besides (see the section "Restricting Globals" of Python's pickle documentation).
+    Every opcode is checked against the few that plain builtins need before anything is loaded, and the unpickler
+    refuses every global besides (see the section "Restricting Globals" of Python's pickle documentation).
 
     Raises:
         LyricsError: the file is missing, damaged, tries to run code, or is not a song pickle.
@@ -306,15 +379,17 @@ def load_songs(path: str | Path) -> pd.DataFrame:
         raise LyricsError(f"{path}: no such file. Give the path of a song pickle.")
     try:
         with open(path, "rb") as file:
-            for opcode, _, position in pickletools.genops(file):
+            for opcode, argument, position in pickletools.genops(file):
                 if opcode.name not in PLAIN_OPCODES:
                     raise pickle.UnpicklingError(f"opcode {opcode.name} at byte {position} could run code")
+                if isinstance(argument, str):
+                    argument.encode()  # raises for a lone surrogate, which is no text and could not be written
             file.seek(0)
             payload = _PlainUnpickler(file).load()
     except OSError as error:
         raise LyricsError(f"{path}: cannot be read ({error.strerror}).") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise LyricsError(f"{path}: refused, because a song pickle holds plain text and numbers only ({error}).") from error
+        raise LyricsError(f"{path}: refused: a song pickle holds plain text and numbers only ({error}).") from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT or payload.get("version") != VERSION:
         raise LyricsError(f"{path}: a pickle, but not a song pickle of format {FORMAT!r} version {VERSION}.")
     columns = payload.get("columns")

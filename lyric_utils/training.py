@@ -48,7 +48,9 @@ def train(
         LyricsError: `resume_file` is damaged or belongs to another run, or the loss is no longer a number.
     """
     recipe = model.recipe
-    accelerator = Accelerator(mixed_precision=mixed_precision())
+    if recipe.start_at_mean:
+        model.start_at(train.valence.mean())
+    accelerator = Accelerator()
     optimizer = torch.optim.AdamW(parameter_groups(model), weight_decay=recipe.weight_decay)
     run = _Run(model, optimizer, resume_file and Path(resume_file), _fingerprint(recipe, seed, train, validation))
     wrapped, optimizer = accelerator.prepare(model, optimizer)
@@ -76,7 +78,6 @@ def train(
                 seconds=time.perf_counter() - started,
             )
             bar.set_postfix(validation_mse=f"{run.history[-1]['validation_mse']:.4f}")
-    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     run.restore_best()
     model.eval()
     return run.history
@@ -93,7 +94,8 @@ def _step(accelerator, model, optimizer, train: Examples, items_of_song, songs) 
         batch = np.concatenate([items[song] for song in run])
         song_index = torch.from_numpy(np.repeat(np.arange(len(run)), [len(items[song]) for song in run]))
         valence = torch.from_numpy(train.valence[songs[run]]).float().to(accelerator.device)
-        scores = model(rows.read(batch).to(accelerator.device), rows.lengths[batch].tolist()).float()
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=has_fast_bfloat16()):
+            scores = model(rows.read(batch).to(accelerator.device), rows.lengths[batch].tolist()).float()
         if recipe.loss_on == "song":
             errors = average_by_song(scores, song_index) - valence
         else:
@@ -108,12 +110,12 @@ def _step(accelerator, model, optimizer, train: Examples, items_of_song, songs) 
     return loss_of_step
 
 
-def mixed_precision() -> str:
-    """ "bf16" where the GPU or the CPU has fast instructions for it, else "no" (float32)."""
+def has_fast_bfloat16() -> bool:
+    """Whether the GPU, or else the CPU, has instructions for bfloat16, so that training in mixed precision pays."""
     if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "no"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # new in PyTorch 2.10; older ones train in float32
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def parameter_groups(model: SongRegressor) -> list[dict]:

