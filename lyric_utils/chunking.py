@@ -61,7 +61,7 @@ def chunk_lyrics(lyrics: Sequence[str], tokenizer, max_length: int = 512, stride
     input_ids: list[np.ndarray] = []
     song_index: list[int] = []
     steps = range(0, len(lyrics), SONGS_AT_ONCE)
-    for start in tqdm(steps, desc="chunk lyrics", unit=f"x{SONGS_AT_ONCE} songs", leave=False):
+    for start in tqdm(steps, desc="chunk lyrics", unit=f"x{SONGS_AT_ONCE} songs", leave=False, delay=1):
         encoded = tokenizer(  # a lone surrogate is no character, and nothing that a tokenizer takes
             [text.encode("utf-8", "replace").decode() for text in lyrics[start : start + SONGS_AT_ONCE]],
             max_length=max_length,

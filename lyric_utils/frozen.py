@@ -122,7 +122,8 @@ def run_frozen(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) -> Fro
         free = shutil.disk_usage(folder.parent).free
         if size * 1.1 > free:
             print(f"Frozen layers: {size / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free: not cached, run live.")
-            return FrozenPass(LiveRows(encoder, frozen_layers, chunks), *encode_chunks(encoder, chunks), chunks.song_index)
+            vectors = encode_chunks(encoder, chunks)
+            return FrozenPass(LiveRows(encoder, frozen_layers, chunks), *vectors, chunks.song_index)
         print(f"Frozen layers: caching {len(chunks.input_ids):,} chunks, {size / 2**30:.2f} GiB.")
         _fill(folder, encoder, chunks, frozen_layers)
     states = np.load(folder / "states.npy", mmap_mode="r")

@@ -19,6 +19,7 @@ import peft
 import safetensors
 import torch
 import transformers
+from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -36,7 +37,7 @@ from lyric_utils.songs import LyricsError, folder_written_whole
 
 
 def tfidf_ridge() -> Pipeline:
-    """Floor 1: ridge regression on TF-IDF of words and word pairs (scikit-learn), its penalty chosen by leave-one-out."""
+    """Floor 1: ridge regression on TF-IDF of words and word pairs, its penalty chosen by leave-one-out."""
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, strip_accents="unicode")
     return make_pipeline(words, RidgeCV(alphas=np.logspace(-1, 2, 7)))
 
@@ -210,23 +211,33 @@ class LoraRegressor(SongRegressor):
 MODELS = {"baseline": BaselineMLP, "lora": LoraRegressor}
 
 
-def build_model(encoder: Encoder, recipe: Recipe, seed: int = 42, max_length: int = 512, stride: int = 128) -> SongRegressor:
+def build_model(
+    encoder: Encoder, recipe: Recipe, seed: int = 42, max_length: int = 512, stride: int = 128
+) -> SongRegressor:
     """An untrained model; the same seed gives the same start."""
     torch.manual_seed(seed)
     return MODELS[recipe.model](encoder, recipe, max_length, stride).to(encoder.network.device)
 
 
 @torch.inference_mode()
-def score_songs(model: SongRegressor, rows: Rows) -> np.ndarray:
-    """Score every song of `rows` in evaluation mode: mean over its items, clipped to [0, 1], shape (n_songs,)."""
+def score_songs(model: SongRegressor, rows: Rows, accelerator: Accelerator | None = None) -> np.ndarray:
+    """Score every song of `rows` in evaluation mode: mean over its items, clipped to [0, 1], shape (n_songs,).
+
+    Given an accelerator, its processes share the passes, and each of them gets the scores of all songs.
+    """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    scores = [
-        model(rows.read(items).to(device), rows.lengths[items].tolist()).float().cpu() for items in pack(rows.lengths)
-    ]
+    passes = list(pack(rows.lengths))
+    if accelerator:
+        passes = passes[accelerator.process_index :: accelerator.num_processes]
+    scores = torch.zeros(len(rows.lengths), device=device)
+    for items in passes:
+        scores[items] = model(rows.read(items).to(device), rows.lengths[items].tolist()).float()
+    if accelerator:
+        scores = accelerator.reduce(scores)
     model.train(was_training)
-    return average_by_song(torch.cat(scores), rows.song_index).clamp(0, 1).double().numpy()
+    return average_by_song(scores.cpu(), rows.song_index).clamp(0, 1).double().numpy()
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -423,8 +434,8 @@ model.predict(["the lyrics of one song", "the lyrics of another"])
 |---|---|
 {scores}
 
-One training run with one seed; the comparison notebook gives intervals and the simple methods beside it. `predictions.csv`
-holds every test song's row number, truth and prediction, `history.json` the course of the training.
+One training run with one seed; the comparison notebook gives intervals and the simple methods beside it.
+`predictions.csv` holds every test song's row number, truth and prediction, `history.json` the course of the training.
 
 ## Recipe
 
@@ -432,7 +443,7 @@ holds every test song's row number, truth and prediction, `history.json` the cou
 |---|---|
 {recipe}
 
-Chunks of {config["max_length"]} tokens, neighbours sharing {config["stride"]}; a song's score is the mean over its chunks.
+Chunks of {config["max_length"]} tokens, neighbours sharing {config["stride"]}; a song's score is the mean over them.
 
 ## Limits
 

@@ -4,20 +4,25 @@ A song table is a `pandas.DataFrame` with one song a row and at least the column
 `row` (number in the source table), `artist`, `title`, `lyrics` and `valence`.
 """
 
+import csv
+import glob
+import hashlib
 import json
 import os
 import pickle
 import pickletools
 import re
+import shutil
 import tempfile
 import textwrap
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 import pandas as pd
@@ -37,6 +42,8 @@ PLAIN_OPCODES = {
 LANGUAGE_SAMPLE = 5_000  # characters of a song that the language identifier reads
 BLANK_LINES = re.compile(r"\n{3,}")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+LOST_BYTE = re.compile(r"[\udc80-\udcff]")  # how Python's surrogateescape spells a byte that is not UTF-8
+LONGEST = 2**26  # characters of a line or a cell of a table that is read row by row: more is damage
 NOT_WORDS = re.compile(r"[^\w\s]|_")
 
 
@@ -74,9 +81,9 @@ def folder_written_whole(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        room = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True)
-        with room:
-            new, old = Path(room.name, "new"), Path(room.name, "old")
+        room = {"prefix": f".{folder.name}.", "suffix": ".tmp", "dir": folder.parent}
+        with tempfile.TemporaryDirectory(**room, ignore_cleanup_errors=True) as room:
+            new, old = Path(room, "new"), Path(room, "old")
             new.mkdir()
             yield new
             if folder.is_dir():
@@ -91,10 +98,18 @@ def folder_written_whole(folder: str | Path) -> Iterator[Path]:
         raise LyricsError(f"{folder}: cannot be written ({error.strerror or error}); nothing was changed.") from error
 
 
+def remove_leftovers(path: str | Path) -> None:
+    """Remove what killed writers of `path` left beside it. Only where none can be at work on it now."""
+    path = Path(path)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
 # ---------------------------------------------------------------- reading
 
 
-def read_songs(path: str | Path) -> pd.DataFrame:
+def read_songs(path: str | Path, needed: Sequence[str] = COLUMNS) -> pd.DataFrame:
     """Read a song table from a `.csv` or `.xlsx` file in the Kaggle schema, or from a song pickle.
 
     The Kaggle schema has the columns `artist`, `seq` (lyrics), `song` (title) and `label` (valence), and often an
@@ -102,14 +117,14 @@ def read_songs(path: str | Path) -> pd.DataFrame:
     Cells are kept as they stand: judging them is the work of `clean_songs`.
 
     Raises:
-        LyricsError: the file is missing, of another kind, unreadable, empty, or lacks a column.
+        LyricsError: the file is missing, of another kind, unreadable, empty, or lacks a column of `needed`.
     """
     path = Path(path)
     if not path.is_file():
         raise LyricsError(f"{path}: no such file. Give the path of a .csv, .xlsx or .pkl song table.")
     kind = path.suffix.lower()
     if kind == ".pkl":
-        return load_songs(path)
+        return load_songs(path, needed)
     readers = {".csv": _read_csv, ".xlsx": _read_xlsx}
     if kind not in readers:
         raise LyricsError(f"{path}: '{path.suffix}' is not a kind of song table. Use .csv, .xlsx or .pkl.")
@@ -119,7 +134,7 @@ def read_songs(path: str | Path) -> pd.DataFrame:
         raise LyricsError(f"{path}: not UTF-8 text ({error.reason}). Save the table again as UTF-8.") from error
     except Exception as error:  # pandas and openpyxl raise dozens of kinds on broken files
         raise LyricsError(f"{path}: not a readable {kind} table ({error}).") from error
-    return _as_song_table(table.rename(columns=KAGGLE_NAMES), path)
+    return _as_song_table(table.rename(columns=KAGGLE_NAMES), path, needed)
 
 
 def _read_csv(path: Path, **options) -> pd.DataFrame:
@@ -133,17 +148,27 @@ def _read_xlsx(path: Path, **options) -> pd.DataFrame:
     return pd.read_excel(path, **options).replace("_x000D_", "\r", regex=True)  # how Excel spells a carriage return
 
 
-def _as_song_table(table: pd.DataFrame, source: str | Path) -> pd.DataFrame:
-    """The table with the columns of a song table first; `source` is named in errors."""
-    missing = [name for name in COLUMNS if name not in table.columns]
+def _require_columns(names: Sequence[str], source: str | Path, needed: Sequence[str] = COLUMNS) -> None:
+    """Check that a table has the columns needed; `source` is named in errors.
+
+    Raises:
+        LyricsError: a column is missing, or two have the same name.
+    """
+    names = list(names)
+    missing = [name for name in needed if name not in names]
     if missing:
         kaggle = {plain: name for name, plain in KAGGLE_NAMES.items()}
         wanted = ", ".join(f"'{name}'" + (f" (or '{kaggle[name]}')" if name in kaggle else "") for name in missing)
-        found = textwrap.shorten(", ".join(repr(str(name)[:40]) for name in table.columns[:20]), 400)
+        found = textwrap.shorten(", ".join(repr(str(name)[:40]) for name in names[:20]), 400)
         raise LyricsError(f"{source}: column {wanted} is missing; the columns are {found}.")
-    twice = table.columns[table.columns.duplicated()]
-    if len(twice):
+    twice = [name for name in names if name != "" and names.count(name) > 1]
+    if twice:
         raise LyricsError(f"{source}: two columns are the song's {str(twice[0])!r}. Remove or rename one of them.")
+
+
+def _as_song_table(table: pd.DataFrame, source: str | Path, needed: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """The table with the columns of a song table first; `source` is named in errors."""
+    _require_columns(table.columns, source, needed)
     if table.empty:
         raise LyricsError(f"{source}: the table has a header and no rows.")
     first = "row" if "row" in table.columns else table.columns[0]
@@ -154,7 +179,52 @@ def _as_song_table(table: pd.DataFrame, source: str | Path) -> pd.DataFrame:
     else:
         table = table.assign(row=np.arange(len(table)))
     extras = [c for c in table.columns if c not in ["row", *COLUMNS] and not str(c).startswith("Unnamed")]
-    return table[["row", *COLUMNS, *extras]].reset_index(drop=True)
+    return table[["row", *(c for c in COLUMNS if c in table.columns), *extras]].reset_index(drop=True)
+
+
+def read_rows(path: str | Path) -> Iterator[tuple]:
+    """Row number, artist, title and lyrics of a table's rows, one by one: a `.csv` is never held in memory as a whole.
+
+    Cells are given as they stand. A row that has more cells than the header, or is not UTF-8, has None for lyrics.
+
+    Raises:
+        LyricsError: as `read_songs`, but that the table needs no valence.
+    """
+    path, needed = Path(path), COLUMNS[:3]
+    if path.suffix.lower() == ".csv" and path.is_file():
+        rows = _read_csv_rows(path, needed)
+        if (first := next(rows, None)) is None:
+            raise LyricsError(f"{path}: the table has a header and no rows.")
+        return chain([first], rows)
+    table = read_songs(path, needed)[["row", *needed]].astype(object)
+    return table.where(table.notna(), "").itertuples(index=False, name=None)
+
+
+def _read_csv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple]:
+    csv.field_size_limit(LONGEST)
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            rows = filter(None, csv.reader(_lines(file)))
+            names = [KAGGLE_NAMES.get(name, name) for name in next(rows, [])]
+            _require_columns(names, path, needed)
+            number = names.index("row") if "row" in names else 0 if names[0] == "" else None
+            artist, title, lyrics = map(names.index, needed)
+            for position, row in enumerate(rows):
+                is_sound = len(row) <= len(names) and not any(map(LOST_BYTE.search, row))
+                row += [""] * (len(names) - len(row))
+                yield (
+                    position if number is None else row[number],
+                    *(row[artist], row[title], row[lyrics] if is_sound else None),
+                )
+    except (OSError, csv.Error) as error:
+        raise LyricsError(f"{path}: not a readable .csv table ({error}).") from error
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(LONGEST):
+        if len(line) == LONGEST:
+            raise csv.Error(f"a line is longer than {LONGEST:,} characters")
+        yield line.replace("\0", " ")
 
 
 def _number(value: object) -> float:
@@ -236,7 +306,7 @@ def clean_songs(songs: pd.DataFrame) -> tuple[pd.DataFrame, CleaningReport]:
     usable = songs.assign(artist=artist, title=title, lyrics=text, valence=valence)[reason.isna()]
     if usable.empty:
         raise LyricsError(f"No usable song among {len(songs)} rows: {reason.value_counts().to_dict()}.")
-    words = usable["lyrics"].map(words_key)
+    words = usable["lyrics"].map(_words_hash)
     reason[usable.index[words.duplicated()]] = "same words as an earlier song (merged)"
     valences: dict[str, list] = {}
     artists: dict[str, list] = {}
@@ -274,6 +344,11 @@ def words_key(lyrics: str) -> str:
     return " ".join(NOT_WORDS.sub("", unicodedata.normalize("NFKC", lyrics).casefold()).split())
 
 
+def _words_hash(lyrics: str) -> bytes:
+    """128 bits that stand for the words of a song, so that a table's words need not be held twice."""
+    return hashlib.blake2b(words_key(lyrics).encode("utf-8", "replace"), digest_size=16).digest()
+
+
 def is_english(lyrics: str) -> bool:
     """Whether py3langid names English as the most likely language of the lyrics."""
     return py3langid.classify(lyrics[:LANGUAGE_SAMPLE])[0] == "en"
@@ -304,7 +379,7 @@ def split_songs(
     Raises:
         LyricsError: the same words stand twice, the fractions do not add up, or a side would be empty.
     """
-    same_words = songs["lyrics"].map(words_key).duplicated()
+    same_words = songs["lyrics"].map(_words_hash).duplicated()
     if same_words.any():
         first = songs.loc[same_words, "row"].iloc[0]
         raise LyricsError(f"row {first} has the same words as an earlier row: run clean_songs before split_songs.")
@@ -365,7 +440,7 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it holds a persistent id")
 
 
-def load_songs(path: str | Path) -> pd.DataFrame:
+def load_songs(path: str | Path, needed: Sequence[str] = COLUMNS) -> pd.DataFrame:
     """Read a pickle that `save_songs` wrote, without ever running code from it.
 
     Every opcode is checked against the few that plain builtins need before anything is loaded, and the unpickler
@@ -398,4 +473,4 @@ def load_songs(path: str | Path) -> pd.DataFrame:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise LyricsError(f"{path}: its columns differ in length: {lengths}.")
-    return _as_song_table(pd.DataFrame(columns), path)
+    return _as_song_table(pd.DataFrame(columns), path, needed)

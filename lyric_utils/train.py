@@ -1,9 +1,14 @@
 """The road of the notebooks without a notebook: `python -m lyric_utils.train --profile sample --model lora`."""
 
 import argparse
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import lyric_utils as lu
+from lyric_utils.songs import remove_leftovers
+from lyric_utils.training import start_accelerator
 
 
 def main() -> None:
@@ -22,39 +27,58 @@ def main() -> None:
 
 
 def train_profile(profile: lu.Profile, arguments: argparse.Namespace) -> None:
+    """Every process walks the whole road, so all know the same songs; the first alone prints and writes."""
+    accelerator = start_accelerator()
     folder = arguments.out or Path(profile.checkpoints) / arguments.model
     resume_file = folder.with_name(folder.name + ".resume.safetensors")
-    if not arguments.resume:
-        resume_file.unlink(missing_ok=True)
+    if accelerator.is_main_process:
+        remove_leftovers(folder)
+        remove_leftovers(resume_file)
+        if not arguments.resume:
+            resume_file.unlink(missing_ok=True)
 
-    songs, report = lu.clean_songs(lu.load_source(profile))
-    print(report)
-    songs = lu.draw_songs(songs, profile.songs, profile.seed)
-    split = lu.split_songs(songs, profile.seed, profile.fractions, profile.split_by)
-    encoder = lu.load_encoder(profile.encoder)
-    recipe = profile.lora if arguments.model == "lora" else profile.baseline
-    model = lu.build_model(encoder, recipe, arguments.seed, profile.max_length, profile.stride)
-    examples, chunks = {}, {}
-    for side, table in split._asdict().items():
-        chunks[side] = lu.chunk_lyrics(table["lyrics"].tolist(), encoder.tokenizer, profile.max_length, profile.stride)
-        frozen = lu.run_frozen(encoder, chunks[side], recipe.adapted_layers)
-        examples[side] = lu.Examples(model.rows_of_pass(frozen), table["valence"].to_numpy())
+    with accelerator.main_process_first(), _silent(not accelerator.is_main_process):  # the first fills all caches
+        songs, report = lu.clean_songs(lu.load_source(profile))
+        print(report)
+        songs = lu.draw_songs(songs, profile.songs, profile.seed)
+        split = lu.split_songs(songs, profile.seed, profile.fractions, profile.split_by)
+        encoder = lu.load_encoder(profile.encoder)
+        recipe = profile.lora if arguments.model == "lora" else profile.baseline
+        model = lu.build_model(encoder, recipe, arguments.seed, profile.max_length, profile.stride)
+        examples, chunks = {}, {}
+        for side, table in split._asdict().items():
+            lyrics = table["lyrics"].tolist()
+            chunks[side] = lu.chunk_lyrics(lyrics, encoder.tokenizer, profile.max_length, profile.stride)
+            frozen = lu.run_frozen(encoder, chunks[side], recipe.adapted_layers)
+            examples[side] = lu.Examples(model.rows_of_pass(frozen), table["valence"].to_numpy())
 
     history = lu.train(model, examples["train"], examples["validation"], arguments.seed, resume_file)
-    prediction = lu.score_songs(model, examples["test"].rows)
-    metrics = lu.score(split.test["valence"], prediction)
-    predictions = lu.tabulate_predictions(split.test, chunks["test"].per_song, prediction)
-    lu.save_model(
-        model,
-        folder,
-        profile=profile.name,
-        seed=arguments.seed,
-        history=history,
-        predictions=predictions,
-        metrics=metrics,
-    )
-    resume_file.unlink(missing_ok=True)
-    print(f"saved {folder}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    prediction = lu.score_songs(model, examples["test"].rows, accelerator)
+    if accelerator.is_main_process:
+        metrics = lu.score(split.test["valence"], prediction)
+        predictions = lu.tabulate_predictions(split.test, chunks["test"].per_song, prediction)
+        lu.save_model(
+            model,
+            folder,
+            profile=profile.name,
+            seed=arguments.seed,
+            history=history,
+            predictions=predictions,
+            metrics=metrics,
+        )
+        resume_file.unlink(missing_ok=True)
+        print(f"saved {folder}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    accelerator.end_training()
+
+
+@contextmanager
+def _silent(silent: bool) -> Iterator[None]:
+    """Without output and progress bars, if `silent`."""
+    with open(os.devnull, "w") as nothing, ExitStack() as stack:
+        if silent:
+            stack.enter_context(redirect_stdout(nothing))
+            stack.enter_context(redirect_stderr(nothing))
+        yield
 
 
 if __name__ == "__main__":

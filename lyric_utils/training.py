@@ -3,27 +3,35 @@
 accelerate brings device placement, mixed precision and several processes. The loop stays in sight because three things
 it does are not those of a ready-made trainer: a step counts songs while memory is bounded by tokens, a song's chunks
 stay together, and a run killed at any moment goes on to bitwise the same weights.
+
+Under `accelerate launch` or `torchrun` the processes share the songs of every step and PyTorch sums their gradients:
+the step is the one that a single process would take.
 """
 
 import hashlib
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from lyric_utils.chunking import average_by_song
-from lyric_utils.frozen import Rows, pack
+from lyric_utils.encoders import best_device
+from lyric_utils.frozen import Rows, pack, weights_hash
 from lyric_utils.models import SongRegressor, score_songs
 from lyric_utils.profiles import Recipe
 from lyric_utils.songs import LyricsError, written_whole
+
+PATIENCE = timedelta(hours=12)  # how long processes wait for another one, which may be filling a cache
 
 
 class Examples(NamedTuple):
@@ -40,26 +48,34 @@ def train(
 
     Data order and dropout depend on the seed and the epoch alone. After every epoch the whole state is written to
     `resume_file`, in one rename; a run that finds the file there goes on from it and ends bitwise as if uninterrupted.
+    Several processes all end with the same weights and history; the first of them writes the file.
 
     Returns:
         One dict an epoch: `epoch` (from 1), `train_loss`, `validation_mse` (of songs), `seconds`.
 
     Raises:
-        LyricsError: `resume_file` is damaged or belongs to another run, or the loss is no longer a number.
+        LyricsError: `resume_file` is damaged or belongs to another run, the loss is no longer a number, or a step has
+            fewer songs than there are processes.
     """
     recipe = model.recipe
     if recipe.start_at_mean:
         model.start_at(train.valence.mean())
-    accelerator = Accelerator()
-    optimizer = torch.optim.AdamW(parameter_groups(model), weight_decay=recipe.weight_decay)
-    run = _Run(model, optimizer, resume_file and Path(resume_file), _fingerprint(recipe, seed, train, validation))
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    accelerator = start_accelerator()
     steps = int(np.ceil(len(train.valence) / recipe.batch_songs))
+    if len(train.valence) // steps < accelerator.num_processes:
+        raise LyricsError(
+            f"{accelerator.num_processes} processes cannot share a step of {len(train.valence) // steps} songs: "
+            "start fewer, or raise batch_songs of the recipe."
+        )
+    optimizer = torch.optim.AdamW(parameter_groups(model), weight_decay=recipe.weight_decay)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    fingerprint = _fingerprint(model, seed, train, validation)
+    run = _Run(accelerator, model, optimizer, resume_file and Path(resume_file), fingerprint)
     items_of_song = np.searchsorted(train.rows.song_index, np.arange(len(train.valence) + 1))
     total = recipe.epochs * len(train.valence)
     with tqdm(
-        total=total, initial=len(run.history) * len(train.valence), desc=f"train {recipe.model}", unit="song", leave=False,
-        disable=None if accelerator.is_main_process else True,
+        **{"total": total, "initial": len(run.history) * len(train.valence), "desc": f"train {recipe.model}"},
+        **{"unit": "song", "leave": False, "disable": None if accelerator.is_main_process else True},
     ) as bar:
         for epoch in range(len(run.history), recipe.epochs):
             started, loss_sum = time.perf_counter(), 0.0
@@ -70,10 +86,10 @@ def train(
                 set_learning_rate(optimizer, recipe, (epoch * steps + step) / (recipe.epochs * steps))
                 loss_sum += _step(accelerator, wrapped, optimizer, train, items_of_song, songs) * len(songs)
                 bar.update(len(songs))
-            scores = score_songs(wrapped, validation.rows)
+            scores = score_songs(model, validation.rows, accelerator)
             run.record(
                 epoch=epoch + 1,
-                train_loss=loss_sum / len(order),
+                train_loss=sum(gather_object([loss_sum])) / len(order),
                 validation_mse=float(np.mean((scores - validation.valence) ** 2)),
                 seconds=time.perf_counter() - started,
             )
@@ -84,30 +100,41 @@ def train(
 
 
 def _step(accelerator, model, optimizer, train: Examples, items_of_song, songs) -> float:
-    """One optimizer step on the mean loss of some songs, run in passes of bounded size; returns that loss."""
-    recipe = accelerator.unwrap_model(model).recipe
-    rows = train.rows
+    """One optimizer step on the mean loss of some songs, in passes of bounded size; returns this process's part."""
+    recipe, rows = accelerator.unwrap_model(model).recipe, train.rows
+    counted = len(songs) if recipe.loss_on == "song" else int(np.diff(items_of_song)[songs].sum())
+    if accelerator.num_processes > 1:  # dealt out by length, so that all are done at about the same time
+        tokens = [rows.lengths[items_of_song[song] : items_of_song[song + 1]].sum() for song in songs]
+        songs = songs[np.argsort(tokens, kind="stable")][accelerator.process_index :: accelerator.num_processes]
     items = [np.arange(items_of_song[song], items_of_song[song + 1]) for song in songs]
-    counted = len(songs) if recipe.loss_on == "song" else sum(map(len, items))
+    passes = list(pack([rows.lengths[item].sum() for item in items]))
     loss_of_step = 0.0
-    for run in pack([rows.lengths[item].sum() for item in items]):
+    for run in passes:
         batch = np.concatenate([items[song] for song in run])
         song_index = torch.from_numpy(np.repeat(np.arange(len(run)), [len(items[song]) for song in run]))
         valence = torch.from_numpy(train.valence[songs[run]]).float().to(accelerator.device)
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=has_fast_bfloat16()):
-            scores = model(rows.read(batch).to(accelerator.device), rows.lengths[batch].tolist()).float()
-        if recipe.loss_on == "song":
-            errors = average_by_song(scores, song_index) - valence
-        else:
-            errors = scores - valence[song_index]
-        loss = errors.square().sum() / counted
-        accelerator.backward(loss)
+        # However many passes a process has, it meets the others in its last, where PyTorch averages the gradients.
+        with accelerator.no_sync(model) if run is not passes[-1] else nullcontext():
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=has_fast_bfloat16()):
+                scores = model(rows.read(batch).to(accelerator.device), rows.lengths[batch].tolist()).float()
+            if recipe.loss_on == "song":
+                errors = average_by_song(scores, song_index) - valence
+            else:
+                errors = scores - valence[song_index]
+            loss = errors.square().sum() / counted
+            accelerator.backward(loss * accelerator.num_processes)
         loss_of_step += loss.item()
     if not np.isfinite(loss_of_step):
         raise LyricsError("the training loss is no longer a number: lower the learning rates of the recipe.")
     optimizer.step()
     optimizer.zero_grad()
     return loss_of_step
+
+
+def start_accelerator() -> Accelerator:
+    """This process's device, and its line to the others where `accelerate launch` or `torchrun` started several."""
+    waits = InitProcessGroupKwargs(timeout=PATIENCE)
+    return Accelerator(cpu=best_device() == "cpu", kwargs_handlers=[waits])
 
 
 def has_fast_bfloat16() -> bool:
@@ -140,8 +167,8 @@ def _seed_of(seed: int, epoch: int, process: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, process]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _fingerprint(recipe: Recipe, seed: int, train: Examples, validation: Examples) -> str:
-    digest = hashlib.sha256(json.dumps([asdict(recipe), seed]).encode())
+def _fingerprint(model: SongRegressor, seed: int, train: Examples, validation: Examples) -> str:
+    digest = hashlib.sha256(json.dumps([asdict(model.recipe), seed, weights_hash(model.encoder)]).encode())
     for examples in (train, validation):
         digest.update(examples.valence.tobytes() + np.asarray(examples.rows.lengths).tobytes())
     return digest.hexdigest()
@@ -150,45 +177,72 @@ def _fingerprint(recipe: Recipe, seed: int, train: Examples, validation: Example
 class _Run:
     """The state of a training run, in memory and, where a file is given, on disk after every epoch."""
 
-    def __init__(self, model, optimizer, file: Path | None, fingerprint: str):
-        self.model, self.optimizer, self.file, self.fingerprint = model, optimizer, file, fingerprint
+    def __init__(self, accelerator: Accelerator, model: SongRegressor, optimizer, file: Path | None, fingerprint: str):
+        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
+        self.file, self.fingerprint = file, fingerprint
         self.history: list[dict] = []
         self.best: dict[str, torch.Tensor] = {}
-        if file and file.is_file():
+        if file:
             self._load()
 
     def record(self, **epoch) -> None:
         self.history.append(epoch)
         if epoch["validation_mse"] == min(line["validation_mse"] for line in self.history):
             self.best = {name: weight.detach().clone() for name, weight in self.model.trainable_state().items()}
-        if self.file:
-            self._save()
+        if self.file and self.accelerator.is_main_process:
+            tensors, progress = self._tensors(), self._progress()
+            metadata = {"progress": progress, "sha256": _sha256(tensors, progress)}
+            with written_whole(self.file) as temporary:
+                temporary.write_bytes(safetensors.torch.save(tensors, metadata))
 
     def restore_best(self) -> None:
         _copy_weights(self.best, self.model)
 
-    def _save(self) -> None:
-        tensors = {f"model.{name}": weight.detach() for name, weight in self.model.trainable_state().items()}
+    def _progress(self) -> str:
+        return json.dumps({"fingerprint": self.fingerprint, "history": self.history})
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {f"model.{name}": weight for name, weight in self.model.trainable_state().items()}
         tensors |= {f"best.{name}": weight for name, weight in self.best.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
-        progress = json.dumps({"fingerprint": self.fingerprint, "history": self.history})
-        with written_whole(self.file) as temporary:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"progress": progress})
+        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
     def _load(self) -> None:
-        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+        """Take up the state in the file, read by the first process for all; no file, and the run starts anew."""
+        found = [None]
+        if self.accelerator.is_main_process and self.file.is_file():
+            found = [self.file.read_bytes()]
+        [content] = broadcast_object_list(found)
+        if content is None:
+            return
         try:
-            with safe_open(self.file, "pt") as file:
-                progress = json.loads(file.metadata()["progress"])
-                for key in file.keys():  # noqa: SIM118 (not a dict)
-                    part, name = key.split(".", 1)
-                    parts[part][name] = file.get_tensor(key)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise LyricsError(f"{self.file}: a damaged training state ({error}). Delete it to start anew.") from error
-        if progress["fingerprint"] != self.fingerprint:
-            raise LyricsError(f"{self.file}: the state of another run (recipe, seed or songs differ). Delete it to start anew.")
-        self.history, self.best = progress["history"], parts["best"]
+            tensors = safetensors.torch.load(content)
+            length = int.from_bytes(content[:8], "little")  # a safetensors file: this length, so much JSON, tensors
+            metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+            progress = json.loads(metadata["progress"])
+            if progress["fingerprint"] != self.fingerprint:
+                raise LyricsError("the state of another run (recipe, seed, encoder or songs differ)")
+            self._take(tensors, progress["history"])
+            read, taken = _sha256(tensors, metadata["progress"]), _sha256(self._tensors(), self._progress())
+            if not read == taken == metadata["sha256"]:
+                raise ValueError("its checksum does not agree")
+        except LyricsError as error:
+            raise LyricsError(f"{self.file}: {error}. Delete it to start anew.") from error
+        except Exception as error:  # whatever a value of the wrong kind sets off
+            reason = f"{type(error).__name__}: {error}"
+            raise LyricsError(f"{self.file}: a damaged training state ({reason}). Delete it to start anew.") from error
+
+    def _take(self, tensors: dict[str, torch.Tensor], history: list[dict]) -> None:
+        if [line["epoch"] for line in history] != list(range(1, len(history) + 1)):
+            raise ValueError("its history has gaps")
+        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            part, name = key.split(".", 1)
+            parts[part][name] = value
+        _copy_weights(parts["best"], self.model)  # a check of names and shapes, before they are kept aside
+        self.history = history
+        self.best = {name: weight.detach().clone() for name, weight in self.model.trainable_state().items()}
         _copy_weights(parts["model"], self.model)
         state: dict[int, dict] = {}
         for key, value in parts["optimizer"].items():
@@ -201,3 +255,10 @@ def _copy_weights(weights: dict[str, torch.Tensor], model: SongRegressor) -> Non
     with torch.no_grad():
         for name, weight in model.trainable_state().items():
             weight.copy_(weights[name])
+
+
+def _sha256(tensors: dict[str, torch.Tensor], progress: str) -> str:
+    digest = hashlib.sha256(progress.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
+    return digest.hexdigest()

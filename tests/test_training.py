@@ -1,5 +1,6 @@
 """What a user relies on in training: it learns, by the recipe, only what should, and survives being killed."""
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -8,13 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 from torch import nn
 
 import lyric_utils as lu
 from lyric_utils import training
 from lyric_utils.frozen import LiveRows, StoredRows
 from lyric_utils.profiles import BASELINE, LORA_PAPER, LORA_TUNED
+from lyric_utils.songs import remove_leftovers
 
 SONGS = [
     "Sunny side up and the radio on",
@@ -172,9 +174,96 @@ def test_state_of_another_run_is_refused(tiny_encoder, tmp_path):
     lu.train(model, examples_for(model), examples_for(model), seed=0, resume_file=file)
     with pytest.raises(lu.LyricsError, match="another run"):
         lu.train(model, examples_for(model), examples_for(model), seed=1, resume_file=file)
-    file.write_bytes(file.read_bytes()[:100])
+
+
+def flip_bit(content, position):
+    return content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
+
+
+def rewritten(content, **changes):
+    """The same state with other tensors or metadata, each given as a function of what was there."""
+    length = int.from_bytes(content[:8], "little")
+    parts = {"tensors": load(content), "metadata": json.loads(content[8 : 8 + length])["__metadata__"]}
+    parts |= {name: change(parts[name]) for name, change in changes.items()}
+    return save(**parts)
+
+
+def with_progress(metadata, change):
+    return metadata | {"progress": json.dumps(change(json.loads(metadata["progress"])))}
+
+
+DAMAGE = {
+    "nothing": lambda content: b"",
+    "cut short": lambda content: content[:100],
+    "one byte missing": lambda content: content[:-1],
+    "one byte more": lambda content: content + b"x",
+    "no state at all": lambda content: save({"weight": torch.zeros(1)}),
+    "bit of the length": lambda content: flip_bit(content, 1),
+    "bit of a name": lambda content: flip_bit(content, content.index(b"mlp.0.weight")),
+    "bit of a loss": lambda content: flip_bit(content, content.index(b"train_loss") + 16),
+    "first bit of the weights": lambda content: flip_bit(content, 8 + int.from_bytes(content[:8], "little")),
+    "last bit of the weights": lambda content: flip_bit(content, len(content) - 1),
+    "no metadata": lambda content: save(load(content)),
+    "progress is no JSON": lambda content: rewritten(content, metadata=lambda was: was | {"progress": "{"}),
+    "progress is no dict": lambda content: rewritten(content, metadata=lambda was: was | {"progress": "[]"}),
+    "progress is a number": lambda content: rewritten(content, metadata=lambda was: was | {"progress": "1"}),
+    "no history": lambda content: rewritten(
+        content, metadata=lambda was: with_progress(was, lambda state: state | {"history": None})
+    ),
+    "history with a gap": lambda content: rewritten(
+        content, metadata=lambda was: with_progress(was, lambda state: state | {"history": state["history"][1:]})
+    ),
+    "no weights": lambda content: rewritten(content, tensors=lambda was: {}),
+    "a weight missing": lambda content: rewritten(
+        content, tensors=lambda was: {name: was[name] for name in was if name != "model.mlp.0.weight"}
+    ),
+    "a best weight missing": lambda content: rewritten(
+        content, tensors=lambda was: {name: was[name] for name in was if name != "best.mlp.0.weight"}
+    ),
+    "a weight of another shape": lambda content: rewritten(
+        content, tensors=lambda was: was | {"model.mlp.0.weight": torch.zeros(1)}
+    ),
+    "a weight of another kind": lambda content: rewritten(
+        content, tensors=lambda was: was | {"model.mlp.0.bias": was["model.mlp.0.bias"].double()}
+    ),
+    "a moment missing": lambda content: rewritten(
+        content, tensors=lambda was: {name: was[name] for name in was if name != "optimizer.0.exp_avg"}
+    ),
+    "a moment of another shape": lambda content: rewritten(
+        content, tensors=lambda was: was | {"optimizer.0.exp_avg": torch.zeros(1)}
+    ),
+    "one tensor more": lambda content: rewritten(content, tensors=lambda was: was | {"model.more": torch.zeros(1)}),
+}
+
+
+@pytest.fixture(scope="module")
+def state(tiny_encoder, tmp_path_factory):
+    """The file of a training, after its last epoch."""
+    file = tmp_path_factory.mktemp("state") / "run.resume.safetensors"
+    model = lu.build_model(tiny_encoder, quick(BASELINE))
+    lu.train(model, examples_for(model), examples_for(model), seed=0, resume_file=file)
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_state_is_refused(damage, state, tiny_encoder, tmp_path):
+    file = tmp_path / "run.resume.safetensors"
+    model = lu.build_model(tiny_encoder, quick(BASELINE))
+    file.write_bytes(state)
+    lu.train(model, examples_for(model), examples_for(model), seed=0, resume_file=file)
+    file.write_bytes(DAMAGE[damage](state))
     with pytest.raises(lu.LyricsError, match=r"run\.resume\.safetensors.*damaged"):
         lu.train(model, examples_for(model), examples_for(model), seed=0, resume_file=file)
+
+
+def test_leftovers_of_killed_runs_are_removed(tmp_path):
+    kept = [tmp_path / name for name in ("lora", "lora.resume.safetensors", ".lora.notes", ".lora2.x.tmp", ".x.7.tmp")]
+    left = [tmp_path / name for name in (".lora.k3b.tmp", ".lora.resume.safetensors.77.tmp")]
+    for path in (*kept, *left):
+        path.mkdir() if path.suffix == "" else path.write_text("")
+    (tmp_path / ".lora.abc.tmp" / "new").mkdir(parents=True)
+    remove_leftovers(tmp_path / "lora")
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 
 def test_diverging_run_says_so(tiny_encoder):

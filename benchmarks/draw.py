@@ -1,0 +1,172 @@
+"""Draw assets/speed.png and print the tables of the README from benchmarks/results/*.json, those that are there."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from benchmarks.common import RESULTS
+from lyric_utils import plots
+
+FIGURE = Path(__file__).resolve().parent.parent / "assets" / "speed.png"
+
+
+def main() -> None:
+    """Print every table, and draw the ratios of the training step."""
+    paths = {name: RESULTS / f"{name}.json" for name in TABLES}
+    found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+    found = {name: content for name, content in found.items() if "rows" in content}
+    for name, table in TABLES.items():
+        if name in found:
+            content = found[name]
+            print(f"**{TITLES[name]}** ({describe(content['machine'])})\n\n{table(content)}\n")
+        else:
+            print(f"<!-- no benchmarks/results/{name}.json yet: python -m benchmarks.{name} -->\n")
+    if "training_step" in found:
+        draw_ratios(found["training_step"]["rows"])
+
+
+def describe(machine: dict) -> str:
+    if machine["gpu"]:
+        return machine["gpu"]
+    return f"{machine['processor']}, {machine['threads']} cores, PyTorch {machine['versions']['torch']}"
+
+
+def table_of(head: list[str], rows: list[list]) -> str:
+    """A Markdown table; all columns but the first are set to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
+
+
+def training_step(content: dict) -> str:
+    rows = [
+        [
+            row["way"],
+            f"{row['chunks_per_second']:.2f}",
+            times(row["ratio"]),
+            f"{row['share_of_float32_limit']:.0%}",
+            f"{row['share_of_bfloat16_limit']:.0%}",
+            f"{row['peak_mib'] / 1024:.1f}",
+            f"{(row['epoch_seconds_extrapolated'] + row['frozen_pass_seconds_extrapolated']) / 3600:.1f}",
+        ]
+        for row in content["rows"]
+    ]
+    limits = ["share of float32 limit", "of bf16 limit"]
+    first_epoch = "first epoch of 24,000 songs, frozen pass included, h (extrapolated)"
+    return table_of(["way", "chunks/s", "times plain", *limits, "peak GiB", first_epoch], rows)
+
+
+def time_to_quality(content: dict) -> str:
+    [row] = content["rows"]
+    if row["tuned_epochs_needed"] is None:
+        return f"The tuned recipe does not reach a validation MSE of {row['target_validation_mse']}."
+    plain, fast = row["plain_seconds_extrapolated"], row["fast_seconds"]
+    steps = row["paper_epochs_needed"] * row["steps_an_epoch"]
+    steps = f"{row['paper_epochs_needed']} epochs, {steps:,} steps of {row['plain_seconds_a_step']} s (extrapolated)"
+    head = ["way", f"seconds to validation MSE {row['target_validation_mse']}", "times plain", "how"]
+    epochs = f"{row['tuned_epochs_needed']} epochs, and {row['frozen_pass_seconds']} s for the frozen layers"
+    return table_of(head, [["plain", f"{plain:,}", 1, steps], ["ours", f"{fast:,.0f}", times(row["ratio"]), epochs]])
+
+
+def prediction(content: dict) -> str:
+    others = {
+        "to_sentence_transformers": "times sentence-transformers",
+        "to_pipeline": "times pipeline",
+        "to_pipeline_in_batches": "times pipeline in batches of 32",
+    }
+    rows = [
+        [
+            row["way"],
+            f"{row['songs_per_second']:.1f}",
+            *[f"{row[other]['ratio']:.2f}" for other in others],
+            f"{row['peak_mib']:,}",
+        ]
+        for row in content["rows"]
+    ]
+    return table_of(["way", "songs/s", *others.values(), "peak MiB"], rows)
+
+
+def growth(content: dict) -> str:
+    sizes = list(content["rows"][0]["seconds"])
+    head = ["phase", *[f"{int(size):,} songs, s" for size in sizes], "ms a song", "largest deviation from a line"]
+    rows = [
+        [
+            row["phase"],
+            *[f"{row['seconds'][size]:.2f}" for size in sizes],
+            f"{row['milliseconds_a_song']:.1f}",
+            f"{row['largest_deviation']:.1%}",
+        ]
+        for row in content["rows"]
+    ]
+    return table_of(head, rows)
+
+
+def gpu(content: dict) -> str:
+    rows = [
+        [
+            row["way"] + (" (extrapolated)" if row["extrapolated"] else ""),
+            f"{row['chunks_per_second']:,.0f}",
+            f"{row['epoch_seconds']:.1f}",
+            times(row["ratio"]),
+            f"{row['frozen_pass_seconds']:.1f}" if row["frozen_pass_seconds"] else "",
+            f"{row['gpu_peak_mib'] / 1024:.1f}",
+        ]
+        for row in content["rows"]
+    ]
+    return table_of(["way", "chunks/s", "epoch, s", "times plain", "frozen pass, once, s", "peak GPU GiB"], rows)
+
+
+def profile_step(content: dict) -> str:
+    rows = [
+        [row["operation"].replace("aten::", ""), row["calls"], row["milliseconds"], f"{row['share']:.1%}"]
+        for row in content["rows"]
+    ]
+    return table_of(["operation", "calls", "self time, ms", "share"], rows)
+
+
+TABLES = {
+    function.__name__: function for function in (training_step, time_to_quality, prediction, growth, gpu, profile_step)
+}
+TITLES = {
+    "training_step": "Training step, BERT of 12 x 768, last four layers adapted",
+    "time_to_quality": "Time to quality, subset profile",
+    "prediction": "Embedding and prediction, MiniLM, one chunk a song",
+    "growth": "Growth",
+    "gpu": "Paper profile's epoch on a GPU, 24,000 songs",
+    "profile_step": "Where the time of one of our steps goes",
+}
+
+
+def draw_ratios(rows: list[dict]) -> None:
+    """Times plain of every way of the training step, as bars from 1 on a logarithmic axis; a line spans the rounds."""
+    plots.use_style()
+    rows = [row for row in rows if not row["way"].endswith(": plain")][::-1]
+    ratios = [row["ratio"] for row in rows]
+    figure, ax = plt.subplots(figsize=(9, 4.2))
+    colours = [plots.VERMILION if ": ours" in row["way"] else plots.BLUE for row in rows]
+    low, high = ([row[end] for row in rows] for end in ("ratio_low", "ratio_high"))
+    ax.barh([row["way"] for row in rows], [ratio - 1 for ratio in ratios], left=1, color=colours)
+    ax.hlines(range(len(rows)), low, high, color=plots.BLACK, linewidth=1.5)
+    for number, ratio in enumerate(ratios):
+        ax.text(high[number] * 1.03, number, f"{times(ratio)}×", va="center")
+    ax.axvline(1, color=plots.GREY, linewidth=1.5)
+    ax.set_xscale("log")
+    ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100) if 0.7 * min(1, *low) <= tick <= 1.4 * max(high)]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(min(0.9, 0.9 * min(low)), 1.25 * max(high))
+    ax.set_xlabel("training steps in the time of one plain step (median; line: all rounds)")
+    ax.grid(axis="y", visible=False)
+    figure.savefig(FIGURE, metadata={"Software": None})
+    print(f"<!-- wrote assets/{FIGURE.name} -->")
+
+
+if __name__ == "__main__":
+    main()

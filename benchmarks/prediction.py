@@ -1,0 +1,59 @@
+"""Songs a second and peak memory of embedding and prediction: ours, sentence-transformers, a transformers pipeline.
+
+Same MiniLM weights, same texts of real length, each cut to one chunk of 512 tokens so that the work is equal.
+Needs `pip install sentence-transformers`.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import lyric_utils as lu
+from benchmarks.common import Results, interleave, measure_memory, song_tokens, synthetic_songs
+from benchmarks.embedders import EMBED, PIPELINE, PIPELINE_32, SENTENCE_TRANSFORMERS, WAYS, make_way
+
+MOST_TOKENS = 500  # of a text: with room to spare, one chunk of 512
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--songs", type=int, default=150)
+    arguments = parser.parse_args()
+    tokenizer = lu.load_encoder().tokenizer
+    texts = synthetic_songs(song_tokens(arguments.songs).clip(max=MOST_TOKENS), tokenizer)["lyrics"].tolist()
+    lengths = lu.chunk_lyrics(texts, tokenizer).lengths
+    assert len(lengths) == len(texts), "a text has more than one chunk"
+    results = Results("prediction", songs=len(texts), tokens=int(lengths.sum()))
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "texts.json"
+        path.write_text(json.dumps(texts))
+        measure_memory(results, "benchmarks.embedders", WAYS, "--texts", str(path))
+    ways = {name: make_way(name, texts) for name in WAYS}
+    vectors = {name: ways[name]() for name in (SENTENCE_TRANSFORMERS, PIPELINE, EMBED)}  # warms them up, too
+    vectors = {name: rows / np.linalg.norm(rows, axis=1, keepdims=True) for name, rows in vectors.items()}
+    for name, rows in vectors.items():
+        np.testing.assert_allclose(rows, vectors[EMBED], atol=1e-4, err_msg=f"{name} gives other vectors")
+    interleave(results, ways, arguments.rounds)
+    results["rows"] = [
+        {
+            "way": name,
+            "songs_per_second": round(len(texts) / results.median(name), 2),
+            "to_sentence_transformers": results.ratio(name, SENTENCE_TRANSFORMERS),
+            "to_pipeline": results.ratio(name, PIPELINE),
+            "to_pipeline_in_batches": results.ratio(name, PIPELINE_32),
+            "peak_mib": round(results["peak_mib"][name]),
+        }
+        for name in WAYS
+    ]
+    results.save()
+    for row in results["rows"]:
+        print(row)
+
+
+if __name__ == "__main__":
+    main()
