@@ -203,7 +203,7 @@ def use_fast_dropout(network: nn.Module) -> None:
     for module in list(network.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
-                setattr(module, name, FastDropout(child.p))
+                setattr(module, name, FastDropout(child.p).train(child.training))
 
 
 def pool(hidden: torch.Tensor, lengths: list[int], pooling: str) -> torch.Tensor:

@@ -162,7 +162,7 @@ class LoraRegressor(SongRegressor):
         with warnings.catch_warnings():  # peft asks transformers 5 for an attribute by its old name
             warnings.simplefilter("ignore", FutureWarning)
             self.adapted = get_peft_model(network, adapters)
-        use_fast_dropout(self.adapted)
+        use_fast_dropout(self.adapted_layers)
         self.head = RegressionHead(encoder.hidden_size)
 
     @property

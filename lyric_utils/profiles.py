@@ -94,7 +94,7 @@ PROFILES = {
         split_by="stored",
         checkpoints="trained_models/sample",
         baseline=BASELINE,
-        lora=replace(LORA_TUNED, epochs=3, batch_songs=4, learning_rate=1e-3, head_learning_rate=1e-3),
+        lora=replace(LORA_TUNED, epochs=2, batch_songs=4, learning_rate=1e-3, head_learning_rate=1e-3),
     ),
     "subset": Profile(
         name="subset",

@@ -72,11 +72,10 @@ def train(
     fingerprint = _fingerprint(model, seed, train, validation)
     run = _Run(accelerator, model, optimizer, resume_file and Path(resume_file), fingerprint)
     items_of_song = np.searchsorted(train.rows.song_index, np.arange(len(train.valence) + 1))
-    total = recipe.epochs * len(train.valence)
-    with tqdm(
-        **{"total": total, "initial": len(run.history) * len(train.valence), "desc": f"train {recipe.model}"},
-        **{"unit": "song", "leave": False, "disable": None if accelerator.is_main_process else True},
-    ) as bar:
+    total, done = (epochs * len(train.valence) for epochs in (recipe.epochs, len(run.history)))
+    hidden = None if accelerator.is_main_process else True  # None: shown in a terminal
+    look = {"desc": f"train {recipe.model}", "unit": "song", "leave": False, "disable": hidden}
+    with tqdm(total=total, initial=done, **look) as bar:
         for epoch in range(len(run.history), recipe.epochs):
             started, loss_sum = time.perf_counter(), 0.0
             wrapped.train()

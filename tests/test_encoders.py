@@ -141,7 +141,7 @@ def test_dropout_passes_gradients_where_it_kept():
 
 def test_no_plain_dropout_is_left_in_the_adapted_layers(tiny_encoder):
     model = build_model(tiny_encoder, LORA_TUNED)
-    kinds = {type(module) for module in model.adapted.modules() if isinstance(module, nn.Dropout)}
+    kinds = {type(module) for module in model.adapted_layers.modules() if isinstance(module, nn.Dropout)}
     assert kinds == {FastDropout}
 
 

@@ -72,9 +72,14 @@ def test_lora_starts_as_the_frozen_encoder_and_scales_by_alpha_over_rank(tiny_en
 
 
 def test_building_lora_leaves_the_encoder_as_it_was(tiny_encoder):
-    before = [name for name, _ in tiny_encoder.network.named_parameters()]
-    lu.build_model(tiny_encoder, LORA_TUNED)
-    assert [name for name, _ in tiny_encoder.network.named_parameters()] == before
+    modules = {name: type(module) for name, module in tiny_encoder.network.named_modules()}
+    ids = torch.tensor([tiny_encoder.tokenizer("a short line")["input_ids"]])
+    with torch.no_grad():
+        before = tiny_encoder.network(ids).last_hidden_state
+        lu.build_model(tiny_encoder, LORA_TUNED)
+        assert torch.equal(tiny_encoder.network(ids).last_hidden_state, before)
+    assert {name: type(module) for name, module in tiny_encoder.network.named_modules()} == modules
+    assert not any(module.training for module in tiny_encoder.network.modules())
 
 
 def test_frozen_layers_stay_in_evaluation_mode(tiny_encoder):

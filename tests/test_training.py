@@ -238,22 +238,26 @@ DAMAGE = {
 
 @pytest.fixture(scope="module")
 def state(tiny_encoder, tmp_path_factory):
-    """The file of a training, after its last epoch."""
+    """The file of a training after its last epoch, and a function that goes on from a file."""
     file = tmp_path_factory.mktemp("state") / "run.resume.safetensors"
     model = lu.build_model(tiny_encoder, quick(BASELINE))
-    lu.train(model, examples_for(model), examples_for(model), seed=0, resume_file=file)
-    return file.read_bytes()
+    examples = examples_for(model)
+
+    def go_on(content):
+        file.write_bytes(content)
+        return lu.train(model, examples, examples, seed=0, resume_file=file)
+
+    history = lu.train(model, examples, examples, seed=0, resume_file=file)
+    content = file.read_bytes()
+    assert go_on(content) == history
+    return content, go_on
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_state_is_refused(damage, state, tiny_encoder, tmp_path):
-    file = tmp_path / "run.resume.safetensors"
-    model = lu.build_model(tiny_encoder, quick(BASELINE))
-    file.write_bytes(state)
-    lu.train(model, examples_for(model), examples_for(model), seed=0, resume_file=file)
-    file.write_bytes(DAMAGE[damage](state))
+def test_damaged_state_is_refused(damage, state):
+    content, go_on = state
     with pytest.raises(lu.LyricsError, match=r"run\.resume\.safetensors.*damaged"):
-        lu.train(model, examples_for(model), examples_for(model), seed=0, resume_file=file)
+        go_on(DAMAGE[damage](content))
 
 
 def test_leftovers_of_killed_runs_are_removed(tmp_path):
