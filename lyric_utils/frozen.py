@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from lyric_utils.chunking import Chunks, average_by_song
 from lyric_utils.encoders import Encoder, embed_tokens, pool, run_layer
-from lyric_utils.songs import folder_written_whole
+from lyric_utils.songs import LyricsError, folder_written_whole, remove_leftovers
 from lyric_utils.sources import cache_folder
 
 # Rows of one pass through the layers: bounds memory, fits a CPU's cache or fills a GPU.
@@ -116,18 +117,16 @@ def run_frozen(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) -> Fro
     """
     frozen_layers = len(encoder.layers) - adapted_layers
     folder = cache_folder() / _key(encoder, chunks, frozen_layers)
-    if not _is_sound(folder):
-        size = int(chunks.lengths.sum()) * encoder.hidden_size * 2
+    try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder.parent).free
-        if size * 1.1 > free:
-            print(f"Frozen layers: {size / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free: not cached, run live.")
-            vectors = encode_chunks(encoder, chunks)
-            return FrozenPass(LiveRows(encoder, frozen_layers, chunks), *vectors, chunks.song_index)
-        print(f"Frozen layers: caching {len(chunks.input_ids):,} chunks, {size / 2**30:.2f} GiB.")
-        _fill(folder, encoder, chunks, frozen_layers)
-    states = np.load(folder / "states.npy", mmap_mode="r")
-    vectors = np.load(folder / "vectors.npy")
+        with FileLock(folder.with_name(f".{folder.name}.lock")):  # of several processes, one fills the entry and the others wait
+            if not _is_sound(folder) and not _fill(folder, encoder, chunks, frozen_layers):
+                vectors = encode_chunks(encoder, chunks)
+                return FrozenPass(LiveRows(encoder, frozen_layers, chunks), *vectors, chunks.song_index)
+        states = np.load(folder / "states.npy", mmap_mode="r")
+        vectors = np.load(folder / "vectors.npy")
+    except OSError as error:
+        raise LyricsError(f"{folder}: no place for a cache ({error}). Set LYRICS_CACHE to another folder.") from error
     return FrozenPass(StoredRows(states, chunks.lengths, chunks.song_index), *vectors, chunks.song_index)
 
 
@@ -174,14 +173,22 @@ def encode_chunks(
     return np.concatenate(cls), np.concatenate(mean)
 
 
-def _fill(folder: Path, encoder: Encoder, chunks: Chunks, frozen_layers: int) -> None:
+def _fill(folder: Path, encoder: Encoder, chunks: Chunks, frozen_layers: int) -> bool:
+    """Write an entry of the cache; False, and nothing written, where the disk has too little room."""
+    remove_leftovers(folder)
+    shape = (int(chunks.lengths.sum()), encoder.hidden_size)
+    size, free = shape[0] * shape[1] * 2, shutil.disk_usage(folder.parent).free
+    if size * 1.1 > free:
+        print(f"Frozen layers: {size / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free: not cached, run live.")
+        return False
+    print(f"Frozen layers: caching {len(chunks.input_ids):,} chunks, {size / 2**30:.2f} GiB.")
     with folder_written_whole(folder) as temporary:
-        shape = (int(chunks.lengths.sum()), encoder.hidden_size)
         states = np.lib.format.open_memmap(temporary / "states.npy", mode="w+", dtype=np.float16, shape=shape)
         vectors = encode_chunks(encoder, chunks, frozen_layers, states)
         states.flush()
         np.save(temporary / "vectors.npy", np.stack(vectors))
         (temporary / "checksums.json").write_text(json.dumps(_checksums(temporary)))
+    return True
 
 
 def _is_sound(folder: Path) -> bool:

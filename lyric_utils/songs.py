@@ -282,7 +282,7 @@ def clean_songs(songs: pd.DataFrame) -> tuple[pd.DataFrame, CleaningReport]:
         LyricsError: a column is missing, or no row can be used.
     """
     songs = _as_song_table(songs, "song table")
-    lyrics = songs["lyrics"].map(normalise_lyrics)
+    lyrics = pd.Series([normalise_lyrics(value) for value in songs["lyrics"]], index=songs.index, dtype=object)
     text = lyrics.map(lambda value: value if isinstance(value, str) else "")
     valence = songs["valence"].map(_number).astype(float)
     reason = pd.Series(None, index=songs.index, dtype=object)
