@@ -32,8 +32,8 @@ def main() -> None:
         name: lu.score_with_intervals(table["valence"], table["prediction"], table["artist"]).loc["mse"]
         for name, table in tables.items()
     }
-    constant = float(np.var(tables["LoRA"]["valence"]))
-    save(plots.metric_bars(pd.DataFrame(mse).T, "mse", reference={"constant mean": constant}), "results")
+    variance = float(np.var(tables["LoRA"]["valence"]))
+    save(plots.metric_bars(pd.DataFrame(mse).T, "mse", reference={"variance of the labels": variance}), "results")
     lora = tables["LoRA"]
     r2 = results["LoRA"].metrics["r2"]
     save(plots.truth_against_prediction(lora["valence"], lora["prediction"], "LoRA", r2), "truth_against_prediction")

@@ -119,7 +119,7 @@ def run_frozen(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) -> Fro
     folder = cache_folder() / _key(encoder, chunks, frozen_layers)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):  # of several processes, one fills the entry and the others wait
+        with FileLock(folder.with_name(f".{folder.name}.lock")):  # of several processes, one fills it, the others wait
             if not _is_sound(folder) and not _fill(folder, encoder, chunks, frozen_layers):
                 vectors = encode_chunks(encoder, chunks)
                 return FrozenPass(LiveRows(encoder, frozen_layers, chunks), *vectors, chunks.song_index)

@@ -267,9 +267,14 @@ class Results(NamedTuple):
 
 
 def tabulate_predictions(songs: pd.DataFrame, chunks_per_song: np.ndarray, prediction: np.ndarray) -> pd.DataFrame:
-    """The predictions of some songs with what is needed to judge them, see `PREDICTION_COLUMNS`; no lyrics."""
+    """The predictions of some songs with what is needed to judge them, see `PREDICTION_COLUMNS`; no lyrics.
+
+    Titles are cut after seven words: a long one may be a whole line of its song.
+    """
     words = songs["lyrics"].str.split().str.len()
-    return songs.assign(words=words, chunks=chunks_per_song, prediction=prediction)[[*PREDICTION_COLUMNS]]
+    title = songs["title"].str.replace(r"^((?:\S+\s+){6}\S+)\s.*$", r"\1 ...", regex=True)
+    columns = {"title": title, "words": words, "chunks": chunks_per_song, "prediction": prediction}
+    return songs.assign(**columns)[[*PREDICTION_COLUMNS]]
 
 
 def save_model(model: SongRegressor, folder: str | Path, **results) -> None:
