@@ -296,7 +296,7 @@ def clean_songs(songs: pd.DataFrame) -> tuple[pd.DataFrame, CleaningReport]:
     }.items():
         reason[reason.isna() & fails] = name
     to_identify = reason.index[reason.isna()]
-    for index in tqdm(to_identify, desc="identify language", unit="song", leave=False):
+    for index in tqdm(to_identify, desc="identify language", unit="song", leave=False, delay=2):
         if not is_english(text[index]):
             reason[index] = "lyrics not English"
 
