@@ -38,8 +38,8 @@ def make_way(name: str, texts: list[str]) -> Callable[[], np.ndarray]:
         from lyric_utils.frozen import encode_chunks
 
         encoder = lu.load_encoder()
-        return lambda: encode_chunks(encoder, lu.chunk_lyrics(texts, encoder.tokenizer))[1]
-    model = lu.build_model(lu.load_encoder(), lu.load_profile("subset").lora).eval()
+        return lambda: encode_chunks(encoder, lu.chunk_lyrics(texts, encoder.tokenizer))[1]["mean"][-1]
+    model = lu.build_model(lu.load_encoder(), lu.load_profile("subset").recipes["lora"]).eval()
     return lambda: model.predict(texts)
 
 

@@ -14,8 +14,7 @@ import numpy as np
 
 import lyric_utils as lu
 from benchmarks.common import Results, interleave, song_tokens, synthetic_songs
-from benchmarks.ways import random_states
-from lyric_utils.profiles import LORA_TUNED
+from benchmarks.ways import LORA_MEAN, random_states
 
 FACTORS = (1, 4, 16)
 PHASES = ("preparation", "frozen pass", "training epoch", "prediction")
@@ -26,7 +25,7 @@ def make_ways(songs: int, encoder: lu.Encoder) -> dict:
     table = synthetic_songs(song_tokens(songs), encoder.tokenizer)
     lyrics = table["lyrics"].tolist()
     chunks = lu.chunk_lyrics(lyrics, encoder.tokenizer)
-    model = lu.build_model(encoder, replace(LORA_TUNED, epochs=1))
+    model = lu.build_model(encoder, replace(LORA_MEAN, epochs=1))
     examples = lu.Examples(random_states(chunks, encoder.hidden_size), table["valence"].to_numpy())
     one_song = lu.Examples(model.rows_of(lu.chunk_lyrics(["la la la"], encoder.tokenizer)), np.array([0.5]))
 

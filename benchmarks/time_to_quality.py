@@ -88,8 +88,9 @@ def measure_steps(results: Results, encoder: lu.Encoder, chunks: lu.Chunks, vale
     def make_steps(songs: np.ndarray) -> dict:
         batch, targets = of_songs(songs)
         live = ours.rows_of(batch)
-        rows = live.read(np.arange(len(batch.input_ids))).half().numpy()
-        stored = lu.frozen.StoredRows(rows, batch.lengths, batch.song_index)
+        every = np.arange(len(batch.input_ids))
+        rows = live.read(every).half().numpy()
+        stored = lu.frozen.StoredRows(rows, batch.lengths, batch.song_index, live.read_weights(every).numpy())
         fast = our_step(ours, lu.Examples(stored, targets))
         slow = plain_step(plain, batch.input_ids, targets[batch.song_index])
         return {PLAIN: lambda: slow(Levers()), OURS: fast}

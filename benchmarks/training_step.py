@@ -26,6 +26,7 @@ from benchmarks.common import (
 )
 from benchmarks.memory import peak_memory
 from benchmarks.ways import (
+    LORA_MEAN,
     Levers,
     PlainRegressor,
     adapted_flops,
@@ -36,7 +37,7 @@ from benchmarks.ways import (
 )
 from lyric_utils.frozen import encode_chunks
 from lyric_utils.models import build_model
-from lyric_utils.profiles import LORA_PAPER, LORA_TUNED, Recipe
+from lyric_utils.profiles import LORA_PAPER, Recipe
 from lyric_utils.training import Examples
 
 LEVERS = {
@@ -61,12 +62,12 @@ def chunks_at_once() -> int:
 
 def make_way(name: str, chunks, at_once: int) -> Callable[[], object]:
     """The function that takes one step in that way, which all levers of a recipe take on one model."""
-    recipe = LORA_PAPER if name.startswith("paper") else LORA_TUNED
+    recipe = LORA_PAPER if name.startswith("paper") else LORA_MEAN
     valence = np.random.default_rng(0).uniform(size=len(chunks.input_ids))
     if name == FROZEN:
         encoder = shared_bert()
         states = np.empty((int(chunks.lengths.sum()), encoder.hidden_size), dtype=np.float16)
-        return lambda: encode_chunks(encoder, chunks, len(encoder.layers) - recipe.adapted_layers, states)
+        return lambda: encode_chunks(encoder, chunks, recipe.adapted_layers, states)
     if name in OURS:
         encoder = shared_bert()
         model = build_model(encoder, recipe).train()
@@ -123,7 +124,7 @@ def summarise(results: Results, lengths) -> list[dict]:
     float32, bfloat16 = (product_rate(results.median(name)) for name in (FLOAT32, BFLOAT16))
     epoch_chunks = PAPER_SONGS * CHUNKS_PER_SONG
     for name in [*LEVERS, *OURS]:
-        recipe = LORA_PAPER if name.startswith("paper") else LORA_TUNED
+        recipe = LORA_PAPER if name.startswith("paper") else LORA_MEAN
         rate = adapted_flops(lengths, 768, 3_072, recipe) / results.median(name)
         cached = name in OURS or LEVERS[name].cached
         once = epoch_chunks * results.median(FROZEN) / count if cached else 0.0

@@ -1,6 +1,7 @@
 """lyric_utils: predict a song's valence from its lyrics. The notebooks tell the story; this package does the steps."""
 
 from lyric_utils.chunking import Chunks, average_by_song, chunk_lyrics
+from lyric_utils.comparison import compare, load_comparison, load_curves
 from lyric_utils.encoders import Encoder, load_encoder
 from lyric_utils.evaluation import paired_difference, score, score_with_intervals
 from lyric_utils.frozen import FrozenPass, run_frozen
@@ -8,6 +9,7 @@ from lyric_utils.models import (
     BaselineMLP,
     LoraRegressor,
     RegressionHead,
+    blend,
     build_model,
     frozen_ridge,
     load_model,
@@ -29,7 +31,7 @@ from lyric_utils.songs import (
     split_songs,
 )
 from lyric_utils.sources import draw_songs, load_source
-from lyric_utils.training import Examples, train
+from lyric_utils.training import Examples, make_examples, train
 
 __all__ = [
     "BaselineMLP",
@@ -45,17 +47,22 @@ __all__ = [
     "RegressionHead",
     "Split",
     "average_by_song",
+    "blend",
     "build_model",
     "chunk_lyrics",
     "clean_songs",
+    "compare",
     "draw_songs",
     "frozen_ridge",
+    "load_comparison",
+    "load_curves",
     "load_encoder",
     "load_model",
     "load_profile",
     "load_results",
     "load_songs",
     "load_source",
+    "make_examples",
     "paired_difference",
     "read_songs",
     "run_frozen",

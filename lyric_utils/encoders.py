@@ -206,10 +206,20 @@ def use_fast_dropout(network: nn.Module) -> None:
                 setattr(module, name, FastDropout(child.p).train(child.training))
 
 
-def pool(hidden: torch.Tensor, lengths: list[int], pooling: str) -> torch.Tensor:
-    """One vector a chunk from packed tokens: its first token ("cls") or the mean of its tokens ("mean").
+def pool(hidden: torch.Tensor, lengths: list[int], pooling: str, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """One vector a chunk from packed tokens: (n_tokens, hidden) -> (n_chunks, hidden).
 
-    (n_tokens, hidden) -> (n_chunks, hidden).
+    "cls" takes its first token, "mean" the mean of its tokens, "distinct" their weighted mean, with `weights` of shape
+    (n_tokens,) from `weigh_distinct`.
     """
     chunks = hidden.split(lengths)
+    if pooling == "distinct":
+        parts = zip(chunks, weights.split(lengths), strict=True)
+        return torch.stack([(chunk * share[:, None]).sum(0) / share.sum() for chunk, share in parts])
     return torch.stack([chunk[0] if pooling == "cls" else chunk.mean(0) for chunk in chunks])
+
+
+def weigh_distinct(input_ids: np.ndarray) -> np.ndarray:
+    """1 / (times that a token stands in the chunk): every distinct token then counts once, however often it is sung."""
+    _, which, counts = np.unique(input_ids, return_inverse=True, return_counts=True)
+    return (1 / counts[which]).astype(np.float32)

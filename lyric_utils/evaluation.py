@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import curve_fit
 from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -89,6 +90,44 @@ def noise_ceiling(valences, artists=None, resamples=1000, seed=42, level=0.95) -
         raise LyricsError("noise_ceiling needs at least one text with two recordings to compare.")
     value = _ceiling_from_sums(texts.sum().to_frame().T).iloc[0]
     return _interval(value, _ceiling_from_sums(_resampled_sums(texts, None, resamples, seed)), level)
+
+
+def extrapolate(sizes, truth, predictions, at, groups=None, resamples=200, seed=42, level=0.95) -> pd.DataFrame:
+    """Carry a learning curve on to more training songs, by the power law MSE(n) = limit + factor * n ** -exponent.
+
+    sizes: numbers of training songs, four or more. predictions: one list of predictions a size, of the same test
+    songs. at: numbers of training songs to answer for. The interval refits the law on resampled `groups`; it knows
+    nothing of the doubt whether a power law holds that far. Source of the law: Hestness et al. 2017, "Deep Learning
+    Scaling is Predictable, Empirically".
+
+    Returns a DataFrame: index `at`, columns value, low, high: R2.
+    """
+    (sizes,) = _columns(sizes=sizes)
+    if len(sizes) < 4 or len(predictions) != len(sizes):
+        raise LyricsError("extrapolate needs four or more sizes, and predictions for each of them.")
+    terms = [_score_terms(*_columns(truth=truth, prediction=prediction)) for prediction in predictions]
+    sums = [term.sum().to_frame().T for term in terms]
+    draws = [_resampled_sums(term, groups, resamples, seed) for term in terms]  # the same songs for every size
+    value, fits = _carried_on(sizes, sums, at)[0], _carried_on(sizes, draws, at)
+    low, high = np.quantile(fits, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return pd.DataFrame({"value": value, "low": low, "high": high}, index=pd.Index(at, name="songs"))
+
+
+def _carried_on(sizes, sums, at):
+    """R2 at other sizes, one row a resample."""
+    mse = np.column_stack([one["squared_error"] / one["songs"] for one in sums])
+    variance = _variance(sums[0].div(sums[0]["songs"], axis=0), "value", "x").to_numpy()
+    scale = sizes.min()
+
+    def law(n, limit, factor, exponent):
+        return limit + factor * (n / scale) ** -exponent
+
+    rows = []
+    for errors, spread in zip(mse, variance, strict=True):
+        start, bounds = (errors.min() * 0.8, np.ptp(errors) + 1e-3, 0.3), ([0, 0, 0.01], [errors.min(), 1, 2])
+        fitted, _ = curve_fit(law, sizes, errors, start, bounds=bounds, maxfev=20_000)
+        rows.append(1 - law(np.asarray(at, dtype=float), *fitted) / spread)
+    return np.array(rows)
 
 
 def mood_class(valence, edges=(0.25, 0.5, 0.75)) -> np.ndarray:

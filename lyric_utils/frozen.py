@@ -11,6 +11,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from lyric_utils.chunking import Chunks, average_by_song
-from lyric_utils.encoders import Encoder, embed_tokens, pool, run_layer
+from lyric_utils.encoders import Encoder, embed_tokens, pool, run_layer, weigh_distinct
 from lyric_utils.songs import LyricsError, folder_written_whole, remove_leftovers
 from lyric_utils.sources import cache_folder
 
 # Rows of one pass through the layers: bounds memory, fits a CPU's cache or fills a GPU.
 TOKENS_AT_ONCE = 16_384 if torch.cuda.is_available() else 2_048
+
+CACHE_FORMAT = 3  # raised when what stands in an entry changes
 
 
 def pack(lengths: Sequence[int], limit: int = TOKENS_AT_ONCE) -> Iterator[np.ndarray]:
@@ -46,17 +49,29 @@ class StoredRows:
     Attributes:
         lengths: rows of each item, shape (n_items,); an item is a chunk, or a whole song for the baseline.
         song_index: song of each item, shape (n_items,), ascending.
+        weights: of each row in pooling, shape (n_rows,), where the model pools.
     """
 
     rows: np.ndarray
     lengths: np.ndarray
     song_index: np.ndarray
+    weights: np.ndarray | None = None
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return self.lengths.cumsum()
 
     def read(self, items: np.ndarray) -> torch.Tensor:
         """The rows of some items, packed: float32 tensor of shape (sum of their lengths, hidden)."""
-        ends = self.lengths.cumsum()
-        parts = [self.rows[ends[item] - self.lengths[item] : ends[item]] for item in items]
-        return torch.from_numpy(np.concatenate(parts)).float()
+        return self._take(self.rows, items).float()
+
+    def read_weights(self, items: np.ndarray) -> torch.Tensor | None:
+        """The weights of these rows, packed, where there are any."""
+        return None if self.weights is None else self._take(self.weights, items)
+
+    def _take(self, values: np.ndarray, items: np.ndarray) -> torch.Tensor:
+        parts = [values[self._ends[item] - self.lengths[item] : self._ends[item]] for item in items]
+        return torch.from_numpy(np.concatenate(parts))
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,9 @@ class LiveRows:
             hidden = run_layer(layer, hidden, [len(ids) for ids in chunks])
         return hidden
 
+    def read_weights(self, items: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(_weigh_tokens([self.chunks.input_ids[item] for item in items]))
+
 
 Rows = StoredRows | LiveRows
 
@@ -93,18 +111,21 @@ class FrozenPass:
 
     Attributes:
         states: what the adapted layers read, one row a token.
-        cls, mean: final vector of each chunk, its first token's and its tokens' mean, shape (n_chunks, hidden).
+        cls: final vector of each chunk's first token, shape (n_chunks, hidden).
+        means: "mean" and "distinct" pooling of each chunk after each of the adapted layers, still as pretrained, the
+            last layer last: shape (adapted_layers, n_chunks, hidden).
         song_index: song of each chunk, shape (n_chunks,).
     """
 
     states: Rows
     cls: np.ndarray
-    mean: np.ndarray
+    means: dict[str, np.ndarray]
     song_index: np.ndarray
 
-    def song_vectors(self, pooling: str) -> np.ndarray:
-        """The chunk vectors, "cls" or "mean", averaged over each song: shape (n_songs, hidden)."""
-        return average_by_song(self.cls if pooling == "cls" else self.mean, self.song_index)
+    def song_vectors(self, pooling: str, pooled_layers: int = 1) -> np.ndarray:
+        """The chunk vectors, [CLS] or the mean of the last `pooled_layers`, averaged over songs: (n_songs, hidden)."""
+        vectors = self.cls if pooling == "cls" else self.means[pooling][-pooled_layers:].mean(axis=0)
+        return average_by_song(vectors, self.song_index)
 
 
 def run_frozen(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) -> FrozenPass:
@@ -120,14 +141,16 @@ def run_frozen(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) -> Fro
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):  # of several processes, one fills it, the others wait
-            if not _is_sound(folder) and not _fill(folder, encoder, chunks, frozen_layers):
-                vectors = encode_chunks(encoder, chunks)
+            if not _is_sound(folder) and not _fill(folder, encoder, chunks, adapted_layers):
+                vectors = encode_chunks(encoder, chunks, adapted_layers)
                 return FrozenPass(LiveRows(encoder, frozen_layers, chunks), *vectors, chunks.song_index)
         states = np.load(folder / "states.npy", mmap_mode="r")
-        vectors = np.load(folder / "vectors.npy")
+        cls, *means = np.load(folder / "vectors.npy")
+        means = dict(zip(("mean", "distinct"), np.split(np.stack(means), 2), strict=True))
     except OSError as error:
         raise LyricsError(f"{folder}: no place for a cache ({error}). Set LYRICS_CACHE to another folder.") from error
-    return FrozenPass(StoredRows(states, chunks.lengths, chunks.song_index), *vectors, chunks.song_index)
+    rows = StoredRows(states, chunks.lengths, chunks.song_index, _weigh_tokens(chunks.input_ids))
+    return FrozenPass(rows, cls, means, chunks.song_index)
 
 
 def weights_hash(encoder: Encoder) -> str:
@@ -140,7 +163,7 @@ def weights_hash(encoder: Encoder) -> str:
 
 
 def _key(encoder: Encoder, chunks: Chunks, frozen_layers: int) -> str:
-    digest = hashlib.sha256(f"{weights_hash(encoder)} {frozen_layers}".encode())
+    digest = hashlib.sha256(f"{CACHE_FORMAT} {weights_hash(encoder)} {frozen_layers}".encode())
     digest.update(chunks.lengths.tobytes())
     for ids in chunks.input_ids:
         digest.update(ids.tobytes())
@@ -149,31 +172,42 @@ def _key(encoder: Encoder, chunks: Chunks, frozen_layers: int) -> str:
 
 @torch.inference_mode()
 def encode_chunks(
-    encoder: Encoder, chunks: Chunks, frozen_layers: int = 0, states: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Run all layers over all chunks; on the way, store what enters layer `frozen_layers` into `states`, if given.
+    encoder: Encoder, chunks: Chunks, adapted_layers: int = 1, states: np.ndarray | None = None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Run all layers over all chunks; on the way, store what enters the adapted layers into `states`, if given.
 
     Returns:
-        The final vectors of the chunks: first token's, and mean over tokens, each of shape (n_chunks, hidden).
+        `cls` and `means` of a `FrozenPass`.
     """
-    cls, mean, written = [], [], 0
+    cls, means, written = [], {"mean": [], "distinct": []}, 0
+    frozen_layers = len(encoder.layers) - adapted_layers
     lengths = chunks.lengths
     with tqdm(total=int(lengths.sum()), desc="frozen layers", unit="token", unit_scale=True, leave=False) as bar:
         for items in pack(lengths):
-            batch = lengths[items].tolist()
-            hidden = embed_tokens(encoder.network, [chunks.input_ids[item] for item in items])
-            for number, layer in enumerate(encoder.layers):
-                if number == frozen_layers and states is not None:
-                    states[written : written + len(hidden)] = hidden.half().cpu().numpy()
+            batch, input_ids = lengths[items].tolist(), [chunks.input_ids[item] for item in items]
+            hidden = embed_tokens(encoder.network, input_ids)
+            for layer in encoder.layers[:frozen_layers]:
                 hidden = run_layer(layer, hidden, batch)
+            if states is not None:
+                states[written : written + len(hidden)] = hidden.half().cpu().numpy()
+            outputs = []
+            for layer in encoder.layers[frozen_layers:]:
+                hidden = run_layer(layer, hidden, batch)
+                outputs.append(hidden)
             cls.append(pool(hidden, batch, "cls").cpu().numpy())
-            mean.append(pool(hidden, batch, "mean").cpu().numpy())
+            weights = torch.from_numpy(_weigh_tokens(input_ids)).to(hidden.device)
+            for pooling, parts in means.items():
+                parts.append(torch.stack([pool(output, batch, pooling, weights) for output in outputs]).cpu().numpy())
             written += len(hidden)
             bar.update(len(hidden))
-    return np.concatenate(cls), np.concatenate(mean)
+    return np.concatenate(cls), {pooling: np.concatenate(parts, axis=1) for pooling, parts in means.items()}
 
 
-def _fill(folder: Path, encoder: Encoder, chunks: Chunks, frozen_layers: int) -> bool:
+def _weigh_tokens(input_ids: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([weigh_distinct(ids) for ids in input_ids])
+
+
+def _fill(folder: Path, encoder: Encoder, chunks: Chunks, adapted_layers: int) -> bool:
     """Write an entry of the cache; False, and nothing written, where the disk has too little room."""
     remove_leftovers(folder)
     shape = (int(chunks.lengths.sum()), encoder.hidden_size)
@@ -184,9 +218,9 @@ def _fill(folder: Path, encoder: Encoder, chunks: Chunks, frozen_layers: int) ->
     print(f"Frozen layers: caching {len(chunks.input_ids):,} chunks, {size / 2**30:.2f} GiB.")
     with folder_written_whole(folder) as temporary:
         states = np.lib.format.open_memmap(temporary / "states.npy", mode="w+", dtype=np.float16, shape=shape)
-        vectors = encode_chunks(encoder, chunks, frozen_layers, states)
+        cls, means = encode_chunks(encoder, chunks, adapted_layers, states)
         states.flush()
-        np.save(temporary / "vectors.npy", np.stack(vectors))
+        np.save(temporary / "vectors.npy", np.stack([cls, *means["mean"], *means["distinct"]]))
         (temporary / "checksums.json").write_text(json.dumps(_checksums(temporary)))
     return True
 

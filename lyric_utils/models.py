@@ -9,7 +9,7 @@ import hashlib
 import json
 import platform
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -36,15 +37,37 @@ from lyric_utils.profiles import Recipe
 from lyric_utils.songs import LyricsError, folder_written_whole
 
 
-def tfidf_ridge() -> Pipeline:
-    """Floor 1: ridge regression on TF-IDF of words and word pairs, its penalty chosen by leave-one-out."""
-    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, strip_accents="unicode")
+def tfidf_ridge(vocabulary: list[str] | None = None) -> Pipeline:
+    """Floor 1: ridge regression on TF-IDF of words, its penalty chosen by leave-one-out."""
+    words = TfidfVectorizer(min_df=2, sublinear_tf=True, strip_accents="unicode", vocabulary=vocabulary)
     return make_pipeline(words, RidgeCV(alphas=np.logspace(-1, 2, 7)))
 
 
 def frozen_ridge() -> Pipeline:
     """Floor 2: ridge regression on the frozen encoder's song vectors, its penalty chosen by leave-one-out."""
     return make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(1, 5, 13)))
+
+
+def soft_targets(songs: pd.DataFrame, vectors: np.ndarray, share: float) -> np.ndarray:
+    """Training targets: each song's valence, moved by `share` towards what the two floors predict for it.
+
+    The floors' mean predicts each song from the songs of other artists (five folds). A label that the words do not
+    support is so softened, and a network learns less of the noise; songs to be scored keep their own valence. Source:
+    Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"; for noisy labels Li et al. 2017, "Learning
+    from Noisy Labels with Distillation".
+
+    Args:
+        songs: the training songs, with artist, lyrics and valence.
+        vectors: the frozen encoder's vectors of them, shape (n_songs, hidden).
+        share: 0 (the valence itself) to 1 (the floors' predictions alone).
+    """
+    lyrics, valence = songs["lyrics"].to_numpy(), songs["valence"].to_numpy()
+    predicted = np.empty(len(songs))
+    for others, held in GroupKFold(5).split(lyrics, groups=songs["artist"]):
+        words = tfidf_ridge().fit(lyrics[others], valence[others]).predict(lyrics[held])
+        encoded = frozen_ridge().fit(vectors[others], valence[others]).predict(vectors[held])
+        predicted[held] = (words + encoded) / 2
+    return (1 - share) * valence + share * predicted
 
 
 class RegressionHead(nn.Module):
@@ -59,12 +82,17 @@ class RegressionHead(nn.Module):
 
 
 class SongRegressor(nn.Module):
-    """What both models share: the encoder they stand on, prediction from lyrics, and the last layer's bias."""
+    """What all models share: the encoder they stand on, prediction from lyrics, and the last layer's bias."""
+
+    weight_files: tuple[str, ...]
+    starts = ("random", "mean")
 
     def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int = 512, stride: int = 128):
         super().__init__()
-        if recipe.pooling not in ("cls", "mean"):
-            raise LyricsError(f"pooling={recipe.pooling!r}: use 'cls' or 'mean'.")
+        if recipe.pooling not in ("cls", "mean", "distinct"):
+            raise LyricsError(f"pooling={recipe.pooling!r}: use 'cls', 'mean' or 'distinct'.")
+        if recipe.start not in self.starts:
+            raise LyricsError(f"start={recipe.start!r}: use one of {', '.join(self.starts)}.")
         self.encoder, self.recipe, self.max_length, self.stride = encoder, recipe, max_length, stride
 
     def rows_of(self, chunks: Chunks) -> Rows:
@@ -100,6 +128,8 @@ class SongRegressor(nn.Module):
 class BaselineMLP(SongRegressor):
     """The frozen encoder's vector of a song into an MLP: hidden -> 256 -> 128 -> 1, LeakyReLU 0.1, dropout 0.1."""
 
+    weight_files = ("model.safetensors",)
+
     def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int = 512, stride: int = 128):
         super().__init__(encoder, recipe, max_length, stride)
         self.mlp = nn.Sequential(
@@ -123,7 +153,7 @@ class BaselineMLP(SongRegressor):
         vectors = frozen.song_vectors(self.recipe.pooling)
         return StoredRows(vectors, np.ones(len(vectors), dtype=int), np.arange(len(vectors)))
 
-    def forward(self, rows: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    def forward(self, rows: torch.Tensor, lengths: list[int], weights: None = None) -> torch.Tensor:
         """(n_songs, hidden) -> (n_songs,); every length is 1."""
         return self.mlp(rows).squeeze(-1)
 
@@ -134,12 +164,13 @@ class BaselineMLP(SongRegressor):
         self.mlp.load_state_dict(load_file(folder / "model.safetensors"))
 
 
-class LoraRegressor(SongRegressor):
-    """The encoder with LoRA adapters on query and value of its last layers, pooling, and a RegressionHead.
+class FineTunedRegressor(SongRegressor):
+    """What fine-tuned encoders share: a copy of the top layers that learns, pooling, and a RegressionHead.
 
-    The frozen layers below are shared with `encoder` and always in evaluation mode; exactly the adapters and the head
-    train. Source of the method: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", as built by peft.
+    The frozen layers below are shared with `encoder` and always in evaluation mode.
     """
+
+    starts = ("random", "mean", "ridge")
 
     def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int = 512, stride: int = 128):
         super().__init__(encoder, recipe, max_length, stride)
@@ -147,23 +178,16 @@ class LoraRegressor(SongRegressor):
         self.frozen_layers = count - recipe.adapted_layers
         if not 1 <= recipe.adapted_layers <= count:
             raise LyricsError(f"adapted_layers={recipe.adapted_layers}: encoder {encoder.name!r} has {count} layers.")
-        if not 1 <= recipe.rank <= encoder.hidden_size:
-            raise LyricsError(f"rank={recipe.rank}: must be 1 to {encoder.hidden_size}, the encoder's hidden size.")
+        if not 1 <= recipe.pooled_layers <= (1 if recipe.pooling == "cls" else recipe.adapted_layers):
+            raise LyricsError(f"pooled_layers={recipe.pooled_layers}: 1 with 'cls', else up to adapted_layers.")
         shared = [encoder.network.embeddings, *encoder.layers[: self.frozen_layers]]
-        network = copy.deepcopy(encoder.network, memo={id(module): module for module in shared})
-        adapters = LoraConfig(
-            r=recipe.rank,
-            lora_alpha=recipe.alpha,
-            lora_dropout=recipe.adapter_dropout,
-            target_modules=["query", "value"],
-            layers_to_transform=list(range(self.frozen_layers, count)),
-            layers_pattern="layer",
-        )
-        with warnings.catch_warnings():  # peft asks transformers 5 for an attribute by its old name
-            warnings.simplefilter("ignore", FutureWarning)
-            self.adapted = get_peft_model(network, adapters)
+        self.adapted = self.adapt(copy.deepcopy(encoder.network, memo={id(module): module for module in shared}))
         use_fast_dropout(self.adapted_layers)
         self.head = RegressionHead(encoder.hidden_size)
+
+    def adapt(self, network: nn.Module) -> nn.Module:
+        """Make the top layers of a frozen network trainable."""
+        raise NotImplementedError
 
     @property
     def output_layer(self) -> nn.Linear:
@@ -171,9 +195,9 @@ class LoraRegressor(SongRegressor):
 
     @property
     def adapted_layers(self) -> nn.ModuleList:
-        return self.adapted.base_model.model.encoder.layer[self.frozen_layers :]
+        return self.adapted.encoder.layer[self.frozen_layers :]
 
-    def train(self, mode: bool = True) -> "LoraRegressor":
+    def train(self, mode: bool = True) -> "FineTunedRegressor":
         super().train(mode)
         self.encoder.network.eval()
         return self
@@ -184,16 +208,73 @@ class LoraRegressor(SongRegressor):
     def rows_of_pass(self, frozen: FrozenPass) -> Rows:
         return frozen.states
 
-    def forward(self, rows: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-        """States of the tokens, (n_tokens, hidden), and tokens of each chunk -> scores of the chunks, (n_chunks,)."""
+    def forward(self, rows: torch.Tensor, lengths: list[int], weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Scores of the chunks, (n_chunks,).
+
+        Args:
+            rows: states of the tokens, (n_tokens, hidden).
+            lengths: tokens of each chunk.
+            weights: of the tokens in "distinct" pooling, (n_tokens,).
+        """
         if torch.is_autocast_enabled(rows.device.type):  # sums and norms of the layers then run in half precision too
             rows = rows.to(torch.get_autocast_dtype(rows.device.type))
         *lower, top = self.adapted_layers
+        outputs = []
         for layer in lower:
             rows = run_layer(layer, rows, lengths)
+            outputs.append(rows)
         if self.recipe.pooling == "cls":
             return self.head(run_layer_for_first_token(top, rows, lengths))
-        return self.head(pool(run_layer(top, rows, lengths), lengths, self.recipe.pooling))
+        outputs.append(run_layer(top, rows, lengths))
+        pooled_layers = self.recipe.pooled_layers
+        return self.head(pool(sum(outputs[-pooled_layers:]) / pooled_layers, lengths, self.recipe.pooling, weights))
+
+    def start_at_ridge(self, vectors: np.ndarray, valence: np.ndarray) -> None:
+        """Let the untrained model predict as ridge regression on its pooled vectors of the songs, (n_songs, hidden).
+
+        Two units of the head carry the linear function, one its positive and one its negative part; the output
+        weights of the others start at zero. Source: Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features
+        and Underperform Out-of-Distribution": first a linear probe, then fine-tuning from there.
+        """
+        scaler, ridge = frozen_ridge().fit(vectors, valence)
+        slope = torch.from_numpy(ridge.coef_ / scaler.scale_).float()
+        size = slope.norm().sqrt()
+        self.start_at(valence.mean())
+        hidden, output = self.head.layers[0], self.output_layer
+        with torch.no_grad():
+            for unit, sign in enumerate((1.0, -1.0)):
+                hidden.weight[unit] = sign * slope / size
+                hidden.bias[unit] = -sign * float(slope @ torch.from_numpy(scaler.mean_).float()) / size
+                output.weight[0, unit] = sign * size
+
+
+class LoraRegressor(FineTunedRegressor):
+    """The encoder with LoRA adapters on query and value of its last layers; exactly the adapters and the head train.
+
+    Source of the method: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", as built by peft.
+    """
+
+    weight_files = ("adapter_model.safetensors", "head.safetensors")
+
+    def adapt(self, network: nn.Module) -> nn.Module:
+        recipe, count, size = self.recipe, len(self.encoder.layers), self.encoder.hidden_size
+        if not 1 <= recipe.rank <= size:
+            raise LyricsError(f"rank={recipe.rank}: must be 1 to {size}, the encoder's hidden size.")
+        adapters = LoraConfig(
+            r=recipe.rank,
+            lora_alpha=recipe.alpha,
+            lora_dropout=recipe.adapter_dropout,
+            target_modules=["query", "value"],
+            layers_to_transform=list(range(self.frozen_layers, count)),
+            layers_pattern="layer",
+        )
+        with warnings.catch_warnings():  # peft asks transformers 5 for an attribute by its old name
+            warnings.simplefilter("ignore", FutureWarning)
+            return get_peft_model(network, adapters)
+
+    @property
+    def adapted_layers(self) -> nn.ModuleList:
+        return self.adapted.base_model.model.encoder.layer[self.frozen_layers :]
 
     def weights(self) -> dict[str, dict[str, torch.Tensor]]:
         adapter = get_peft_model_state_dict(self.adapted, save_embedding_layers=False)
@@ -208,7 +289,64 @@ class LoraRegressor(SongRegressor):
         self.head.load_state_dict(load_file(folder / "head.safetensors"))
 
 
-MODELS = {"baseline": BaselineMLP, "lora": LoraRegressor}
+class FullRegressor(FineTunedRegressor):
+    """The encoder with every weight of its last layers trained; to measure what LoRA gives up."""
+
+    weight_files = ("layers.safetensors", "head.safetensors")
+
+    def adapt(self, network: nn.Module) -> nn.Module:
+        network.encoder.layer[self.frozen_layers :].requires_grad_(True)
+        return network
+
+    def weights(self) -> dict[str, dict[str, torch.Tensor]]:
+        return {"layers.safetensors": self.adapted_layers.state_dict(), "head.safetensors": self.head.state_dict()}
+
+    def load_weights(self, folder: Path) -> None:
+        self.adapted_layers.load_state_dict(load_file(folder / "layers.safetensors"))
+        self.head.load_state_dict(load_file(folder / "head.safetensors"))
+
+
+class BlendRegressor(LoraRegressor):
+    """A trained LoRA regressor and a fitted `tfidf_ridge`: their weighted mean, `recipe.words_share` for the words."""
+
+    weight_files = (*LoraRegressor.weight_files, "words.safetensors")
+    words: Pipeline
+
+    def predict(self, lyrics: list[str]) -> np.ndarray:
+        if len(lyrics) == 0:
+            return np.zeros(0)
+        share = self.recipe.words_share
+        return (1 - share) * super().predict(lyrics) + share * self.words.predict(lyrics).clip(0, 1)
+
+    def weights(self) -> dict[str, dict[str, torch.Tensor]]:
+        vectorizer, ridge = self.words[0], self.words[-1]
+        vocabulary = "\n".join(vectorizer.get_feature_names_out()).encode()
+        words = {
+            "vocabulary": torch.frombuffer(bytearray(vocabulary), dtype=torch.uint8),  # UTF-8, one word a line
+            "idf": torch.from_numpy(vectorizer.idf_),
+            "coefficients": torch.from_numpy(ridge.coef_),
+            "intercept": torch.tensor([ridge.intercept_]),
+        }
+        return super().weights() | {"words.safetensors": words}
+
+    def load_weights(self, folder: Path) -> None:
+        super().load_weights(folder)
+        words = load_file(folder / "words.safetensors")
+        self.words = tfidf_ridge(bytes(words["vocabulary"].tolist()).decode().split("\n"))
+        self.words[0].idf_ = words["idf"].numpy()
+        self.words[-1].coef_, self.words[-1].intercept_ = words["coefficients"].numpy(), words["intercept"].item()
+
+
+def blend(lora: LoraRegressor, words: Pipeline, words_share: float) -> BlendRegressor:
+    """Put a trained LoRA regressor and a fitted `tfidf_ridge` together."""
+    recipe = replace(lora.recipe, model="blend", words_share=words_share)
+    blended = build_model(lora.encoder, recipe, max_length=lora.max_length, stride=lora.stride)
+    blended.load_state_dict(lora.state_dict())
+    blended.words = words
+    return blended.eval()
+
+
+MODELS = {"baseline": BaselineMLP, "lora": LoraRegressor, "full": FullRegressor, "blend": BlendRegressor}
 
 
 def build_model(
@@ -217,6 +355,12 @@ def build_model(
     """An untrained model; the same seed gives the same start."""
     torch.manual_seed(seed)
     return MODELS[recipe.model](encoder, recipe, max_length, stride).to(encoder.network.device)
+
+
+def read_batch(rows: Rows, items: np.ndarray, device) -> tuple[torch.Tensor, list[int], torch.Tensor | None]:
+    """What a model's `forward` takes, of some items."""
+    weights = rows.read_weights(items)
+    return rows.read(items).to(device), rows.lengths[items].tolist(), weights if weights is None else weights.to(device)
 
 
 @torch.inference_mode()
@@ -233,7 +377,7 @@ def score_songs(model: SongRegressor, rows: Rows, accelerator: Accelerator | Non
         passes = passes[accelerator.process_index :: accelerator.num_processes]
     scores = torch.zeros(len(rows.lengths), device=device)
     for items in passes:
-        scores[items] = model(rows.read(items).to(device), rows.lengths[items].tolist()).float()
+        scores[items] = model(*read_batch(rows, items, device)).float()
     if accelerator:
         scores = accelerator.reduce(scores)
     model.train(was_training)
@@ -336,7 +480,7 @@ def load_model(folder: str | Path, encoder: Encoder | None = None) -> SongRegres
         windows = {name: config[name] for name in ("max_length", "stride")}
         check_windows(encoder.tokenizer, **windows)
         model = build_model(encoder, Recipe(**config["recipe"]), **windows)
-        sha256 = {name: config["sha256"][name] for name in model.weights()}
+        sha256 = {name: config["sha256"][name] for name in model.weight_files}
     except LyricsError as error:
         raise LyricsError(f"{folder / 'config.json'}: {error}") from error
     except Exception as error:  # whatever a value of the wrong kind sets off
@@ -351,7 +495,7 @@ def load_model(folder: str | Path, encoder: Encoder | None = None) -> SongRegres
         model.load_weights(folder)
     except (SafetensorError, RuntimeError, KeyError, OSError) as error:
         raise LyricsError(f"{folder}: weights of another model ({error}). Copy it again or retrain.") from error
-    if not all(weight.isfinite().all() for weight in model.trainable_state().values()):
+    if not all(weight.isfinite().all() for weights in model.weights().values() for weight in weights.values()):
         raise LyricsError(f"{folder}: the weights hold values that are no numbers. Retrain at a lower learning rate.")
     return model.eval()
 

@@ -18,9 +18,9 @@ BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY, LIGHT_GREY = "#767676", "#E4E4E4"
 
 METHOD_COLOURS = {"constant mean": GREY, "TF-IDF + ridge": GREEN, "frozen + ridge": PURPLE}
-METHOD_COLOURS |= {"baseline": BLUE, "LoRA": VERMILION}
+METHOD_COLOURS |= {"LoRA + TF-IDF": ORANGE, "LoRA, paper recipe": SKY, "baseline": BLUE, "LoRA": VERMILION}
 TEXT_PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-OTHER_COLOURS = (ORANGE, SKY, BLACK)
+OTHER_COLOURS = (BLACK, "#999933", "#882255")
 ERRORS = {"mse": "MSE", "rmse": "RMSE", "mae": "MAE"}
 AGREEMENTS = {"r2": "R²", "pearson": "Pearson r", "spearman": "Spearman ρ"}
 
@@ -213,18 +213,28 @@ def confusion(matrix, labels, ax=None) -> Axes:
     return _label(ax, "predicted mood", "true mood (each row adds up to 100%)")
 
 
-def learning_curve(sizes, values, low=None, high=None, fit=None, ax=None) -> Axes:
-    """MSE by number of training songs. low, high: 95% interval ends; fit: (sizes, values) of a fitted curve."""
-    ax = _axes(ax)
+def learning_curve(tables, extrapolated=None, ceiling=None, ax=None) -> Axes:
+    """R2 by number of training songs, one line a method.
+
+    tables: mapping method -> DataFrame, index training songs, columns value, low, high. extrapolated: the same for
+    sizes that were not measured, drawn hollow. ceiling: the noise ceiling, an `Interval`.
+    """
+    ax, colours = _axes(ax, height=5), _method_colours(tables)
     ax.set_xscale("log")
     _plain_log_ticks(ax.xaxis)
-    if low is not None and high is not None:
-        ax.fill_between(sizes, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95% interval")
-    ax.plot(sizes, values, "o-", color=BLUE, label="measured")
-    if fit is not None:
-        ax.plot(*fit, "--", color=VERMILION, label="fitted curve")
-    ax.legend()
-    return _label(ax, "training songs", "MSE (lower is better)")
+    if ceiling is not None:
+        ax.axhspan(ceiling.low, ceiling.high, color=GREY, alpha=0.25, linewidth=0, label="noise ceiling, 95% interval")
+        ax.axhline(ceiling.value, color=GREY, linewidth=1.5)
+    for method, table in tables.items():
+        ax.plot(table.index, table["value"], "o-", color=colours[method], label=method)
+    for method, table in (extrapolated or {}).items():
+        size, value = tables[method].index[-1], tables[method]["value"].iloc[-1]
+        ax.plot([size, *table.index], [value, *table["value"]], ":", color=colours[method])
+        ax.vlines(table.index, table["low"], table["high"], color=colours[method], linewidth=1.5)
+        label = f"{method}, extrapolated"
+        ax.plot(table.index, table["value"], "o", markerfacecolor="white", color=colours[method], label=label)
+    _legend_above(ax)
+    return _label(ax, "training songs", "R² on unseen artists (higher is better)")
 
 
 BOX_STYLES = {
@@ -338,7 +348,7 @@ def _legend_above(ax, ncols=3, **options):
 
 
 def _method_colours(methods):
-    """A colour for each method: that of METHOD_COLOURS its name begins with ('LoRA, real songs'), or the next other."""
+    """A colour for each method: of the first METHOD_COLOURS its name begins with ('LoRA, real songs'), or another."""
     others = cycle(OTHER_COLOURS)
     known = {name.lower(): colour for name, colour in METHOD_COLOURS.items()}
     own = {method: [known[name] for name in known if method.lower().startswith(name)] for method in methods}

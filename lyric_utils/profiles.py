@@ -11,28 +11,36 @@ class Recipe:
     """How one model is built and trained; saved with every checkpoint.
 
     Attributes:
-        model: "baseline" (MLP on frozen embeddings) or "lora" (adapted encoder and head).
-        pooling: how an encoder output of shape (n_tokens, hidden) becomes one vector: "cls" or "mean".
-        adapted_layers: top layers of the encoder that carry adapters; the others stay frozen.
+        model: "baseline" (MLP on frozen embeddings), "lora" (adapters and head), "full" (the top layers themselves and
+            head) or "blend" (a LoRA regressor averaged with ridge regression on words).
+        pooling: how an encoder output of shape (n_tokens, hidden) becomes one vector: "cls", "mean" or "distinct"
+            (the mean in which every distinct token counts once), see `lyric_utils.encoders.pool`.
+        adapted_layers: top layers of the encoder that carry adapters or are trained; the others stay frozen.
+        pooled_layers: how many of the last layers are averaged before pooling; the last alone with "cls".
         rank, alpha: of the adapters; the update is scaled by alpha / rank (Hu et al. 2021, LoRA).
         adapter_dropout: share of an adapter's inputs set to zero in training.
         loss_on: "song" compares the mean over a song's chunks with its valence, "chunk" every chunk.
-        start_at_mean: whether the head starts as the constant mean of the training songs.
+        start: the untrained model: "random", "mean" (the training songs' constant mean) or "ridge" (ridge regression on
+            the pooled vectors, see `FineTunedRegressor.start_at_ridge`).
+        soft_targets: share of the floors' predictions in the training targets, see `lyric_utils.models.soft_targets`.
         epochs, batch_songs: passes over the training songs, and songs in one optimizer step.
         learning_rate: of the adapters, or of the whole baseline; `head_learning_rate`: of the head.
         weight_decay: of AdamW, decoupled from the learning rate's gradient step (Loshchilov & Hutter 2019).
         warmup: share of all steps over which the learning rates rise from zero; "constant" after that or,
             with `schedule="linear"`, falling to zero at the last step.
+        words_share: weight of the ridge regression on words in a blend, 0 to 1.
     """
 
     model: str
     pooling: str = "cls"
+    pooled_layers: int = 1
     adapted_layers: int = 4
     rank: int = 4
     alpha: int = 8
     adapter_dropout: float = 0.0
     loss_on: str = "song"
-    start_at_mean: bool = False
+    start: str = "random"
+    soft_targets: float = 0.0
     epochs: int = 20
     batch_songs: int = 32
     learning_rate: float = 1e-3
@@ -40,17 +48,19 @@ class Recipe:
     weight_decay: float = 0.0
     warmup: float = 0.0
     schedule: str = "constant"
+    words_share: float = 0.0
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One way to walk the road: songs, encoder, chunking, split and the two recipes.
+    """One way to walk the road: songs, encoder, chunking, split and recipes.
 
     Attributes:
         source: "sample", "subset" or "kaggle", see `lyric_utils.sources.load_source`.
         songs: how many songs of the source are drawn at random (None: all).
         fractions, split_by: see `lyric_utils.songs.split_songs`.
         checkpoints: folder, relative to the repository, of this profile's checkpoints.
+        recipes: checkpoint name -> recipe.
     """
 
     name: str
@@ -60,8 +70,7 @@ class Profile:
     fractions: tuple[float, float, float]
     split_by: str
     checkpoints: str
-    baseline: Recipe
-    lora: Recipe
+    recipes: dict[str, Recipe]
     max_length: int = 512
     stride: int = 128
     seed: int = 42
@@ -71,13 +80,27 @@ BASELINE = Recipe(model="baseline")
 LORA_PAPER = Recipe(model="lora", loss_on="chunk", learning_rate=2e-5, head_learning_rate=2e-5, weight_decay=0.01)
 LORA_TUNED = Recipe(
     model="lora",
-    pooling="mean",
+    pooling="distinct",
+    pooled_layers=3,
     rank=8,
     alpha=16,
     adapter_dropout=0.1,
-    start_at_mean=True,
-    epochs=4,
+    start="ridge",
+    soft_targets=0.7,
+    epochs=2,
     learning_rate=3e-4,
+    head_learning_rate=1e-4,
+    weight_decay=0.01,
+    warmup=0.1,
+    schedule="linear",
+)
+FULL = Recipe(
+    model="full",
+    pooling="mean",
+    adapted_layers=6,
+    start="mean",
+    epochs=3,
+    learning_rate=3e-5,
     head_learning_rate=3e-4,
     weight_decay=0.01,
     warmup=0.1,
@@ -93,8 +116,10 @@ PROFILES = {
         fractions=(0.8, 0.1, 0.1),
         split_by="stored",
         checkpoints="trained_models/sample",
-        baseline=BASELINE,
-        lora=replace(LORA_TUNED, epochs=2, batch_songs=4, learning_rate=1e-3, head_learning_rate=1e-3),
+        recipes={
+            "baseline": BASELINE,
+            "lora": replace(LORA_TUNED, epochs=2, batch_songs=4, learning_rate=1e-3, head_learning_rate=1e-3),
+        },
     ),
     "subset": Profile(
         name="subset",
@@ -104,8 +129,7 @@ PROFILES = {
         fractions=(0.7, 0.1, 0.2),
         split_by="artist",
         checkpoints="trained_models",
-        baseline=BASELINE,
-        lora=LORA_TUNED,
+        recipes={"baseline": BASELINE, "lora": LORA_TUNED, "lora_paper": LORA_PAPER, "full": FULL},
     ),
     "paper": Profile(
         name="paper",
@@ -115,8 +139,7 @@ PROFILES = {
         fractions=(0.8, 0.1, 0.1),
         split_by="song",
         checkpoints="trained_models/paper",
-        baseline=BASELINE,
-        lora=LORA_PAPER,
+        recipes={"baseline": BASELINE, "lora": LORA_PAPER},
     ),
 }
 
@@ -124,7 +147,7 @@ PROFILES = {
 def load_profile(name: str | None = None) -> Profile:
     """The profile of that name, or of the environment variable `LYRICS_PROFILE`, or "sample".
 
-    The variable `LYRICS_EPOCHS`, where set, replaces the number of epochs of both recipes.
+    The variable `LYRICS_EPOCHS`, where set, replaces the number of epochs of every recipe.
 
     Raises:
         LyricsError: there is no profile of that name, or the number of epochs is not a whole number above 0.
@@ -137,5 +160,5 @@ def load_profile(name: str | None = None) -> Profile:
         return profile
     if not epochs.isdecimal() or int(epochs) == 0:
         raise LyricsError(f"LYRICS_EPOCHS={epochs!r} is not a whole number above 0.")
-    baseline, lora = (replace(recipe, epochs=int(epochs)) for recipe in (profile.baseline, profile.lora))
-    return replace(profile, baseline=baseline, lora=lora)
+    recipes = {name: replace(recipe, epochs=int(epochs)) for name, recipe in profile.recipes.items()}
+    return replace(profile, recipes=recipes)

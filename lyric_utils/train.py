@@ -15,7 +15,7 @@ def main() -> None:
     """Train one model of a profile and save its checkpoint; `--resume` goes on with a run that was killed."""
     parser = argparse.ArgumentParser(prog="python -m lyric_utils.train", description=main.__doc__)
     parser.add_argument("--profile", help="sample, subset or paper (default: LYRICS_PROFILE, or sample)")
-    parser.add_argument("--model", choices=["baseline", "lora"], default="lora")
+    parser.add_argument("--model", default="lora", help="a recipe of the profile (default: lora)")
     parser.add_argument("--out", type=Path, help="checkpoint folder (default: the profile's)")
     parser.add_argument("--seed", type=int, default=42, help="of the training; the split keeps the profile's seed")
     parser.add_argument("--resume", action="store_true", help="go on from the last finished epoch of a killed run")
@@ -28,6 +28,10 @@ def main() -> None:
 
 def train_profile(profile: lu.Profile, arguments: argparse.Namespace) -> None:
     """Every process walks the whole road, so all know the same songs; the first alone prints and writes."""
+    if arguments.model not in profile.recipes:
+        names = ", ".join(profile.recipes)
+        raise lu.LyricsError(f"{arguments.model!r} is not a recipe of profile {profile.name}: use one of {names}.")
+    recipe = profile.recipes[arguments.model]
     accelerator = start_accelerator()
     folder = arguments.out or Path(profile.checkpoints) / arguments.model
     resume_file = folder.with_name(folder.name + ".resume.safetensors")
@@ -43,14 +47,13 @@ def train_profile(profile: lu.Profile, arguments: argparse.Namespace) -> None:
         songs = lu.draw_songs(songs, profile.songs, profile.seed)
         split = lu.split_songs(songs, profile.seed, profile.fractions, profile.split_by)
         encoder = lu.load_encoder(profile.encoder)
-        recipe = profile.lora if arguments.model == "lora" else profile.baseline
         model = lu.build_model(encoder, recipe, arguments.seed, profile.max_length, profile.stride)
-        examples, chunks = {}, {}
+        frozen, chunks = {}, {}
         for side, table in split._asdict().items():
             lyrics = table["lyrics"].tolist()
             chunks[side] = lu.chunk_lyrics(lyrics, encoder.tokenizer, profile.max_length, profile.stride)
-            frozen = lu.run_frozen(encoder, chunks[side], recipe.adapted_layers)
-            examples[side] = lu.Examples(model.rows_of_pass(frozen), table["valence"].to_numpy())
+            frozen[side] = lu.run_frozen(encoder, chunks[side], recipe.adapted_layers)
+        examples = lu.make_examples(model, split, frozen)
 
     history = lu.train(model, examples["train"], examples["validation"], arguments.seed, resume_file)
     prediction = lu.score_songs(model, examples["test"].rows, accelerator)

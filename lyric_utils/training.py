@@ -26,19 +26,38 @@ from tqdm import tqdm
 
 from lyric_utils.chunking import average_by_song
 from lyric_utils.encoders import best_device
-from lyric_utils.frozen import Rows, pack, weights_hash
-from lyric_utils.models import SongRegressor, score_songs
+from lyric_utils.frozen import FrozenPass, Rows, pack, weights_hash
+from lyric_utils.models import SongRegressor, read_batch, score_songs, soft_targets
 from lyric_utils.profiles import Recipe
-from lyric_utils.songs import LyricsError, written_whole
+from lyric_utils.songs import LyricsError, Split, written_whole
 
 PATIENCE = timedelta(hours=12)  # how long processes wait for another one, which may be filling a cache
 
 
 class Examples(NamedTuple):
-    """Songs to learn from or to be scored on: what the model reads of them, and their valence, shape (n_songs,)."""
+    """Songs to learn from or to be scored on.
+
+    Attributes:
+        rows: what the model reads of them.
+        valence: what it should answer, shape (n_songs,).
+        vectors: the frozen encoder's vectors of them, shape (n_songs, hidden), for a recipe that starts at "ridge".
+    """
 
     rows: Rows
     valence: np.ndarray
+    vectors: np.ndarray | None = None
+
+
+def make_examples(model: SongRegressor, split: Split, frozen: dict[str, FrozenPass]) -> dict[str, Examples]:
+    """The examples of every side of a split, from the frozen encoder's pass over it; soft targets for training only."""
+    recipe, examples = model.recipe, {}
+    for side, songs in split._asdict().items():
+        vectors = frozen[side].song_vectors(recipe.pooling, recipe.pooled_layers)
+        valence = songs["valence"].to_numpy()
+        if side == "train" and recipe.soft_targets:
+            valence = soft_targets(songs, vectors, recipe.soft_targets)
+        examples[side] = Examples(model.rows_of_pass(frozen[side]), valence, vectors)
+    return examples
 
 
 def train(
@@ -54,13 +73,17 @@ def train(
         One dict an epoch: `epoch` (from 1), `train_loss`, `validation_mse` (of songs), `seconds`.
 
     Raises:
-        LyricsError: `resume_file` is damaged or belongs to another run, the loss is no longer a number, or a step has
-            fewer songs than there are processes.
+        LyricsError: `resume_file` is damaged or belongs to another run, the loss is no longer a number, a step has
+            fewer songs than there are processes, or vectors are missing that the start needs.
     """
     recipe = model.recipe
-    if recipe.start_at_mean:
-        model.start_at(train.valence.mean())
     accelerator = start_accelerator()
+    if recipe.start == "mean":
+        model.start_at(train.valence.mean())
+    elif recipe.start == "ridge":
+        if train.vectors is None:
+            raise LyricsError("start='ridge' needs the frozen encoder's vectors: use make_examples.")
+        model.start_at_ridge(train.vectors, train.valence)
     steps = int(np.ceil(len(train.valence) / recipe.batch_songs))
     if len(train.valence) // steps < accelerator.num_processes:
         raise LyricsError(
@@ -115,7 +138,7 @@ def _step(accelerator, model, optimizer, train: Examples, items_of_song, songs) 
         # However many passes a process has, it meets the others in its last, where PyTorch averages the gradients.
         with accelerator.no_sync(model) if run is not passes[-1] else nullcontext():
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=has_fast_bfloat16()):
-                scores = model(rows.read(batch).to(accelerator.device), rows.lengths[batch].tolist()).float()
+                scores = model(*read_batch(rows, batch, accelerator.device)).float()
             if recipe.loss_on == "song":
                 errors = average_by_song(scores, song_index) - valence
             else:

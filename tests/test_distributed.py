@@ -22,7 +22,7 @@ VALENCE = np.random.default_rng(0).random(len(SONGS))
 RECIPE = replace(LORA_TUNED, epochs=3, batch_songs=5, learning_rate=1e-2, head_learning_rate=1e-2)
 CASES = {
     "songs": RECIPE,
-    "chunks": replace(RECIPE, loss_on="chunk", pooling="cls"),
+    "chunks": replace(RECIPE, loss_on="chunk", pooling="cls", pooled_layers=1),
     "baseline": replace(BASELINE, epochs=3, batch_songs=5),
     "dropout": RECIPE,
 }

@@ -1,8 +1,12 @@
 """The layers on packed tokens give what transformers and peft give on padded batches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import BertModel, RobertaConfig, RobertaModel
@@ -16,6 +20,7 @@ from lyric_utils.encoders import (
     pool,
     run_layer,
     run_layer_for_first_token,
+    weigh_distinct,
 )
 from lyric_utils.models import build_model
 from lyric_utils.profiles import LORA_PAPER, LORA_TUNED
@@ -66,7 +71,7 @@ def test_packed_layers_equal_padded_transformers(request, family, first_token_on
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_adapters_get_the_gradients_of_stock_peft(tiny_encoder, pooling):
     """Same loss and same gradients as get_peft_model(BertModel) on a padded batch, dropout off."""
-    recipe = LORA_PAPER if pooling == "cls" else LORA_TUNED
+    recipe = LORA_PAPER if pooling == "cls" else replace(LORA_TUNED, pooling="mean", pooled_layers=1)
     model = build_model(tiny_encoder, recipe).eval()
     adapted_layers = range(2, 6)
     stock = BertModel(tiny_encoder.network.config, add_pooling_layer=False)
@@ -160,3 +165,16 @@ def test_a_model_of_another_family_is_refused():
 def test_a_name_that_is_no_encoder_is_refused():
     with pytest.raises(lu.LyricsError, match="cannot be loaded"):
         lu.load_encoder("no/such-encoder")
+
+
+def test_distinct_pooling_counts_every_token_once():
+    """Of 7, 7, 7, 9 the mean is that of two tokens; identical tokens with different states share one vote."""
+    hidden = torch.tensor([[1.0], [2.0], [3.0], [8.0], [5.0]])
+    ids = [np.array([7, 7, 7, 9]), np.array([4])]
+    weights = torch.from_numpy(np.concatenate([weigh_distinct(chunk) for chunk in ids]))
+    torch.testing.assert_close(pool(hidden, [4, 1], "distinct", weights), torch.tensor([[5.0], [5.0]]))
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=200))
+def test_weights_of_distinct_tokens_add_up_to_their_number(ids):
+    assert weigh_distinct(np.array(ids)).sum() == pytest.approx(len(set(ids)), rel=1e-4)

@@ -269,3 +269,19 @@ def test_bad_input_is_named_in_one_sentence(call, named):
     with pytest.raises(LyricsError, match=named) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_extrapolate_recovers_a_power_law():
+    """Errors made to fall as 0.04 + 0.06 * (n / 300) ** -0.5: the fit finds what they are at sizes not measured."""
+    truth, sizes = np.tile([0.1, 0.9], 200), np.array([300, 600, 1200, 2400])
+    errors = np.sqrt(0.04 + 0.06 * (sizes / 300) ** -0.5)
+    table = evaluation.extrapolate(sizes, truth, [truth + error for error in errors], at=[4800, 30_000], resamples=5)
+    expected = 1 - (0.04 + 0.06 * (np.array([4800, 30_000]) / 300) ** -0.5) / truth.var()
+    np.testing.assert_allclose(table["value"], expected, atol=1e-3)
+    assert (table["low"] <= table["value"] + 1e-3).all()
+    assert (table["value"] <= table["high"] + 1e-3).all()
+
+
+def test_extrapolate_needs_four_sizes():
+    with pytest.raises(LyricsError, match="four or more sizes"):
+        evaluation.extrapolate([1, 2, 3], [0.1, 0.2], [[0.1, 0.2]] * 3, at=[10])

@@ -11,7 +11,8 @@ from transformers import BertConfig, BertModel
 
 import lyric_utils as lu
 from lyric_utils.encoders import as_encoder
-from lyric_utils.profiles import BASELINE, LORA_PAPER, LORA_TUNED
+from lyric_utils.models import read_batch, soft_targets
+from lyric_utils.profiles import BASELINE, FULL, LORA_PAPER, LORA_TUNED
 
 SONGS = [
     "The harbour lights are out and I have nobody to call",
@@ -44,10 +45,13 @@ def shaken(model):
     return model
 
 
-@pytest.fixture(params=["baseline", "lora", "lora_paper"])
+@pytest.fixture(params=["baseline", "lora", "lora_paper", "full", "blend"])
 def model(request, tiny_encoder):
-    recipe = {"baseline": BASELINE, "lora": LORA_TUNED, "lora_paper": LORA_PAPER}[request.param]
-    return shaken(lu.build_model(tiny_encoder, recipe))
+    recipes = {"baseline": BASELINE, "lora": LORA_TUNED, "lora_paper": LORA_PAPER, "full": FULL, "blend": LORA_TUNED}
+    model = shaken(lu.build_model(tiny_encoder, recipes[request.param]))
+    if request.param == "blend":
+        return lu.blend(model, lu.tfidf_ridge().fit(SONGS * 2, [0.1, 0.9, 0.3] * 2), 0.4)
+    return model
 
 
 def test_full_size_bert_trains_exactly_adapters_and_head(encoder):
@@ -103,7 +107,8 @@ def test_long_song_scores_the_mean_of_its_chunks(tiny_encoder):
     assert len(chunks.input_ids) > 1
     rows = lora.rows_of(chunks)
     with torch.no_grad():
-        scores = [lora.eval()(rows.read([item]), [rows.lengths[item]]).item() for item in range(len(chunks.input_ids))]
+        batches = [read_batch(rows, np.array([item]), "cpu") for item in range(len(chunks.input_ids))]
+        scores = [lora.eval()(*batch).item() for batch in batches]
     assert lora.predict([SONGS[1]])[0] == pytest.approx(np.clip(np.mean(scores), 0, 1), abs=1e-5)
 
 
@@ -113,7 +118,8 @@ def test_cached_path_equals_live_path(model, tiny_encoder, tmp_path, monkeypatch
     layers = model.recipe.adapted_layers
     for _ in ("filled", "found"):
         cached = lu.score_songs(model, model.rows_of_pass(lu.run_frozen(tiny_encoder, chunks, layers)))
-        np.testing.assert_allclose(cached, model.predict(SONGS), atol=1e-4)
+        live = lu.score_songs(model, model.rows_of(chunks))
+        np.testing.assert_allclose(cached, live, atol=1e-4)
 
 
 def test_save_and_load_give_the_same_predictions(model, tiny_encoder, tmp_path):
@@ -154,3 +160,63 @@ def test_floors_fit_and_predict():
     assert lu.tfidf_ridge().fit(words, valence).predict(["happy dance", "cold alone"]) @ [1, -1] > 0.3
     vectors = np.random.default_rng(0).normal(size=(60, 8))
     assert lu.frozen_ridge().fit(vectors, vectors[:, 0]).score(vectors, vectors[:, 0]) > 0.9
+
+
+def test_a_blend_is_the_weighted_mean_of_its_two_models(tiny_encoder):
+    lora, words = shaken(lu.build_model(tiny_encoder, LORA_TUNED)), lu.tfidf_ridge().fit(SONGS * 2, [0.1, 0.9, 0.3] * 2)
+    expected = 0.7 * lora.predict(SONGS) + 0.3 * words.predict(SONGS)
+    np.testing.assert_allclose(lu.blend(lora, words, 0.3).predict(SONGS), expected, atol=1e-6)
+
+
+def test_full_fine_tuning_trains_all_layers_and_leaves_the_encoder_alone(tiny_encoder):
+    trained = lu.build_model(tiny_encoder, FULL).trainable_state()
+    layers = sum(weight.numel() for weight in tiny_encoder.layers.parameters())
+    assert sum(weight.numel() for name, weight in trained.items() if not name.startswith("head.")) == layers
+    assert not any(weight.requires_grad for weight in tiny_encoder.network.parameters())
+
+
+@pytest.mark.parametrize("pooled_layers", [1, 3])
+def test_start_at_ridge_predicts_as_ridge_regression(pooled_layers, tiny_encoder, tmp_path, monkeypatch):
+    """The untrained model is a linear function of the frozen encoder's song vectors, long songs included."""
+    monkeypatch.setenv("LYRICS_CACHE", str(tmp_path))
+    songs = [" ".join(SONGS[0].split()[cut:]) for cut in range(9)] + SONGS[1:]
+    valence = np.linspace(0.2, 0.8, len(songs))
+    frozen = lu.run_frozen(tiny_encoder, lu.chunk_lyrics(songs, tiny_encoder.tokenizer))
+    vectors = frozen.song_vectors("distinct", pooled_layers)
+    model = lu.build_model(tiny_encoder, replace(LORA_TUNED, pooled_layers=pooled_layers))
+    model.start_at_ridge(vectors, valence)
+    expected = lu.frozen_ridge().fit(vectors, valence).predict(vectors)
+    np.testing.assert_allclose(model.predict(songs), expected.clip(0, 1), atol=1e-3)
+    assert np.std(expected) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start": "warm"}, "start='warm'"),
+        ({"pooled_layers": 5}, "pooled_layers=5"),
+        ({"pooled_layers": 2, "pooling": "cls"}, "pooled_layers=2"),
+        ({"adapted_layers": 7}, "adapted_layers=7"),
+    ],
+)
+def test_a_recipe_that_cannot_be_built_is_refused(changes, message, tiny_encoder):
+    with pytest.raises(lu.LyricsError, match=message):
+        lu.build_model(tiny_encoder, replace(LORA_TUNED, **changes))
+
+
+def test_soft_targets_lie_between_valence_and_what_other_artists_songs_predict():
+    rng = np.random.default_rng(0)
+    happy = rng.uniform(size=100) < 0.5
+    lyrics = [f"{'dance sun' if is_happy else 'cold grave'} word{rng.integers(9)}" for is_happy in happy]
+    valence = np.where(happy, 0.8, 0.2) + rng.normal(0, 0.1, 100)
+    songs = pd.DataFrame({"artist": rng.integers(20, size=100), "lyrics": lyrics, "valence": valence})
+    vectors = rng.normal(size=(100, 4)) + happy[:, None]
+    np.testing.assert_array_equal(soft_targets(songs, vectors, 0.0), valence)
+    floors = soft_targets(songs, vectors, 1.0)
+    np.testing.assert_allclose(soft_targets(songs, vectors, 0.25), 0.75 * valence + 0.25 * floors)
+    signal = np.where(happy, 0.8, 0.2)
+    assert np.mean((floors - signal) ** 2) < 0.8 * np.mean((valence.mean() - signal) ** 2)
+    changed = songs.assign(valence=np.where(songs["artist"] == 3, 0.0, valence))
+    others = songs["artist"] != 3
+    assert not np.allclose(soft_targets(changed, vectors, 1.0)[others], floors[others])
+    np.testing.assert_allclose(soft_targets(changed, vectors, 1.0)[~others], floors[~others])

@@ -5,7 +5,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from lyric_utils import plots
+from lyric_utils import evaluation, plots
 
 HISTORY = [
     {"epoch": epoch, "train_loss": 0.09 - 0.01 * epoch, "validation_mse": mse}
@@ -17,6 +17,7 @@ TABLE = pd.DataFrame(
 )
 BINS = pd.DataFrame({"songs": [30, 1200], "mse": [0.08, 0.02], "bias": [0.1, 0.0]}, index=["0–0.5", "0.5–1"])
 CALIBRATION = pd.DataFrame({"mean_prediction": [0.3, 0.6], "mean_truth": [0.2, 0.7], "songs": [50, 50]})
+CURVE = pd.DataFrame({"value": [0.1, 0.2, 0.3], "low": [0.0, 0.1, 0.2], "high": [0.2, 0.3, 0.4]}, index=[10, 100, 900])
 WINDOWS = [(0, 512), (412, 924), (824, 1000)]
 
 FIGURES = {
@@ -32,7 +33,9 @@ FIGURES = {
     "error_by_bin_lines": lambda ax=None: plots.error_by_bin_lines({"LoRA": BINS}, ax=ax),
     "calibration_lines": lambda ax=None: plots.calibration_lines({"LoRA": CALIBRATION}, ax=ax),
     "confusion": lambda ax=None: plots.confusion([[3, 1], [0, 0]], ["sad", "happy"], ax=ax),
-    "learning_curve": lambda ax=None: plots.learning_curve([10, 100], [0.07, 0.05], fit=([10, 900], [0.07, 0]), ax=ax),
+    "learning_curve": lambda ax=None: plots.learning_curve(
+        {"LoRA": CURVE.iloc[:2]}, {"LoRA": CURVE.iloc[2:]}, ceiling=evaluation.Interval(0.7, 0.6, 0.8), ax=ax
+    ),
 }
 DIAGRAMS = {
     "model_diagram": lambda ax=None: plots.model_diagram(ax=ax),

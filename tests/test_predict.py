@@ -22,7 +22,7 @@ COUNT = 50
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, encoder):
     """An untrained baseline of MiniLM, saved."""
-    model = lu.build_model(encoder, lu.load_profile("sample").baseline)
+    model = lu.build_model(encoder, lu.load_profile("sample").recipes["baseline"])
     folder = tmp_path_factory.mktemp("model") / "baseline"
     nothing = {"history": [], "metrics": {}, "predictions": pd.DataFrame(columns=[*lu.models.PREDICTION_COLUMNS])}
     lu.save_model(model, folder, profile="sample", seed=42, **nothing)

@@ -14,7 +14,7 @@ from torch import nn
 
 import lyric_utils as lu
 from lyric_utils import training
-from lyric_utils.frozen import LiveRows, StoredRows
+from lyric_utils.frozen import LiveRows, StoredRows, encode_chunks
 from lyric_utils.profiles import BASELINE, LORA_PAPER, LORA_TUNED
 from lyric_utils.songs import remove_leftovers
 
@@ -30,7 +30,10 @@ VALENCE = np.array([0.8, 0.05, 0.95, 0.15, 0.9, 0.1])
 
 
 def examples_for(model, songs=SONGS, valence=VALENCE):
-    return lu.Examples(model.rows_of(lu.chunk_lyrics(songs, model.encoder.tokenizer)), np.asarray(valence, float))
+    chunks, recipe = lu.chunk_lyrics(songs, model.encoder.tokenizer), model.recipe
+    frozen = lu.FrozenPass(None, *encode_chunks(model.encoder, chunks, recipe.adapted_layers), chunks.song_index)
+    vectors = frozen.song_vectors(recipe.pooling, recipe.pooled_layers)
+    return lu.Examples(model.rows_of(chunks), np.asarray(valence, float), vectors)
 
 
 def without_dropout(model):
@@ -65,7 +68,7 @@ def test_training_learns(recipe, encoder):
 
 
 def test_best_epoch_is_kept(encoder):
-    model = lu.build_model(encoder, quick(BASELINE, epochs=8, start_at_mean=True))
+    model = lu.build_model(encoder, quick(BASELINE, epochs=8, start="mean"))
     validation = examples_for(model, SONGS, 1 - VALENCE)  # labels that contradict the training songs
     history = lu.train(model, examples_for(model), validation, seed=0)
     best = min(line["validation_mse"] for line in history)
@@ -85,9 +88,11 @@ def test_cached_and_live_rows_give_the_same_losses(tiny_encoder, tmp_path, monke
     for cached in (True, False):
         model = without_dropout(lu.build_model(tiny_encoder, quick(LORA_TUNED, adapter_dropout=0.0)))
         chunks = lu.chunk_lyrics(SONGS, tiny_encoder.tokenizer)
-        rows = lu.run_frozen(tiny_encoder, chunks).states if cached else model.rows_of(chunks)
+        frozen = lu.run_frozen(tiny_encoder, chunks)
+        rows = frozen.states if cached else model.rows_of(chunks)
         assert isinstance(rows, StoredRows if cached else LiveRows)
-        history = lu.train(model, lu.Examples(rows, VALENCE), lu.Examples(rows, VALENCE), seed=0)
+        examples = lu.Examples(rows, VALENCE, frozen.song_vectors("distinct", model.recipe.pooled_layers))
+        history = lu.train(model, examples, examples, seed=0)
         losses.append([line["train_loss"] for line in history])
     np.testing.assert_allclose(*losses, atol=5e-4)
 
@@ -109,7 +114,7 @@ def test_loss_on_song_and_on_chunk_differ_for_long_songs_only(tiny_encoder, monk
     monkeypatch.setattr(training, "has_fast_bfloat16", lambda: False)
 
     def first_loss(songs, valence, loss_on):
-        recipe = quick(LORA_TUNED, start_at_mean=False, epochs=1, batch_songs=9, loss_on=loss_on)
+        recipe = quick(LORA_TUNED, start="random", epochs=1, batch_songs=9, loss_on=loss_on)
         model = without_dropout(lu.build_model(tiny_encoder, recipe))
         return lu.train(model, examples_for(model, songs, valence), examples_for(model), seed=0)[0]["train_loss"]
 
@@ -276,3 +281,28 @@ def test_diverging_run_says_so(tiny_encoder):
         model.output_layer.bias.fill_(float("nan"))
     with pytest.raises(lu.LyricsError, match="no longer a number"):
         lu.train(model, examples_for(model), examples_for(model), seed=0)
+
+
+def test_a_ridge_start_asks_for_vectors(tiny_encoder):
+    model = lu.build_model(tiny_encoder, quick(LORA_TUNED))
+    examples = examples_for(model)._replace(vectors=None)
+    with pytest.raises(lu.LyricsError, match="make_examples"):
+        lu.train(model, examples, examples)
+
+
+def test_examples_soften_the_training_side_only(encoder):
+    """On the shipped songs: validation and test keep their valence, the training targets move."""
+    profile = lu.load_profile("sample")
+    songs, _ = lu.clean_songs(lu.load_source(profile))
+    split = lu.split_songs(songs, profile.seed, profile.fractions, profile.split_by)
+    chunks = {
+        side: lu.chunk_lyrics(table["lyrics"].tolist(), encoder.tokenizer) for side, table in split._asdict().items()
+    }
+    frozen = {side: lu.run_frozen(encoder, chunks[side]) for side in chunks}
+    model = lu.build_model(encoder, replace(LORA_TUNED, soft_targets=0.5))
+    examples = lu.make_examples(model, split, frozen)
+    for side in ("validation", "test"):
+        np.testing.assert_array_equal(examples[side].valence, getattr(split, side)["valence"])
+    assert np.std(examples["train"].valence) < 0.9 * np.std(split.train["valence"])
+    hard = lu.make_examples(lu.build_model(encoder, LORA_PAPER), split, frozen)
+    np.testing.assert_array_equal(hard["train"].valence, split.train["valence"])
