@@ -564,12 +564,16 @@ def _read_json(folder: Path, name: str):
 def model_card(model: SongRegressor, config: dict, metrics: dict, songs: int) -> str:
     """A README.md for a checkpoint: what it is, how it was made, how good it is, and its limits."""
     trainable = sum(weight.numel() for weight in model.trainable_state().values())
+    words = ""
+    if isinstance(model, BlendRegressor):
+        count = len(model.words[0].get_feature_names_out())
+        words = f" Ridge regression on {count:,} words has a share of {model.recipe.words_share:g} in each score."
     recipe = "\n".join(f"| {name} | {value} |" for name, value in config["recipe"].items())
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
     return f"""# {type(model).__name__} on {config["encoder"]}
 
 Predicts the valence of a song (0 to 1, Spotify's label) from its English lyrics. {trainable:,} weights were trained, on
-the `{config["profile"]}` profile with seed {config["seed"]}; the encoder itself is not in this folder.
+the `{config["profile"]}` profile with seed {config["seed"]}; the encoder itself is not in this folder.{words}
 
 ```python
 import lyric_utils as lu

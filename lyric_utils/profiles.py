@@ -87,25 +87,14 @@ LORA_TUNED = Recipe(
     adapter_dropout=0.1,
     start="ridge",
     soft_targets=0.7,
-    epochs=2,
-    learning_rate=3e-4,
+    epochs=1,
+    learning_rate=4e-4,
     head_learning_rate=1e-4,
     weight_decay=0.01,
     warmup=0.1,
     schedule="linear",
 )
-FULL = Recipe(
-    model="full",
-    pooling="mean",
-    adapted_layers=6,
-    start="mean",
-    epochs=3,
-    learning_rate=3e-5,
-    head_learning_rate=3e-4,
-    weight_decay=0.01,
-    warmup=0.1,
-    schedule="linear",
-)
+FULL = replace(LORA_TUNED, model="full", adapted_layers=6, learning_rate=2e-5)
 
 PROFILES = {
     "sample": Profile(
