@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from lyric_utils.evaluation import paired_difference, score_with_intervals
+from lyric_utils.evaluation import Interval, paired_difference, score_with_intervals
 from lyric_utils.songs import LyricsError
 
 MEASURED = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "quality"
@@ -91,7 +91,10 @@ def compare(comparison: Comparison, reference: str | None = None) -> pd.DataFram
         if reference and method != reference:
             for part, value in difference(comparison, reference, method).items():
                 rows[method]["difference", part] = value
-    return pd.DataFrame(rows).T
+    table = pd.DataFrame(rows).T
+    parts = [*Interval._fields, "smallest", "largest"]
+    columns = pd.MultiIndex.from_product([["mse", "r2", "pearson", "difference"], parts])
+    return table[columns.intersection(table.columns, sort=False)]
 
 
 def difference(comparison: Comparison, method: str, other: str) -> pd.Series:

@@ -222,6 +222,7 @@ def learning_curve(tables, extrapolated=None, ceiling=None, ax=None) -> Axes:
     ax, colours = _axes(ax, height=5), _method_colours(tables)
     ax.set_xscale("log")
     _plain_log_ticks(ax.xaxis)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     if ceiling is not None:
         ax.axhspan(ceiling.low, ceiling.high, color=GREY, alpha=0.25, linewidth=0, label="noise ceiling, 95% interval")
         ax.axhline(ceiling.value, color=GREY, linewidth=1.5)
