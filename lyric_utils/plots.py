@@ -221,8 +221,7 @@ def learning_curve(tables, extrapolated=None, ceiling=None, ax=None) -> Axes:
     """
     ax, colours = _axes(ax, height=5), _method_colours(tables)
     ax.set_xscale("log")
-    _plain_log_ticks(ax.xaxis)
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    _plain_log_ticks(ax.xaxis, steps=(1, 3))
     if ceiling is not None:
         ax.axhspan(ceiling.low, ceiling.high, color=GREY, alpha=0.25, linewidth=0, label="noise ceiling, 95% interval")
         ax.axhline(ceiling.value, color=GREY, linewidth=1.5)
@@ -336,9 +335,9 @@ def _label(ax, x, y, **limits):
     return ax
 
 
-def _plain_log_ticks(axis):
-    """Plain numbers (100, not 10²) at 1, 2, 5, 10, ... on a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+def _plain_log_ticks(axis, steps=(1, 2, 5)):
+    """Plain numbers (100, not 10²) at 1, 2, 5, 10, ... (or other steps) on a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=steps))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter("{x:,.0f}")
 
