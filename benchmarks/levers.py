@@ -11,35 +11,86 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.compose import ColumnTransformer
 from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import AutoModel
 
 import lyric_utils as lu
 from benchmarks.quality import RESULTS, load_sides, part_of_pass
+from lyric_utils.encoders import quiet_transformers
+from lyric_utils.models import LoraRegressor
 from lyric_utils.profiles import LORA_TUNED
 from lyric_utils.songs import written_whole
 
 FILE = RESULTS / "levers.json"
 FOLD_OF_LORA = 1
-LORA = {
-    "LoRA as shipped": {},
-    "hard labels": {"soft_targets": 0.0},
-    "start at the mean": {"start": "mean"},
-    "plain mean pooling": {"pooling": "mean"},
-    "last layer only": {"pooled_layers": 1},
-    "loss on chunks": {"loss_on": "chunk"},
-    "rank 2": {"rank": 2, "alpha": 4},
-    "rank 32": {"rank": 32, "alpha": 64},
-    "two adapted layers": {"adapted_layers": 2, "pooled_layers": 2},
-    "adapter rate 1e-4": {"learning_rate": 1e-4},
-    "adapter rate 1e-3": {"learning_rate": 1e-3},
-    "two epochs": {"epochs": 2},
-    "four epochs": {"epochs": 4},
-    "no adapter dropout": {"adapter_dropout": 0.0},
-    "weight decay 0.1": {"weight_decay": 0.1},
+
+
+class AttentionPooling(LoraRegressor):
+    """A learned score a token, its softmax over the chunk the weights of the mean; it starts as plain mean pooling."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.head.score = nn.Linear(self.encoder.hidden_size, 1)
+        nn.init.zeros_(self.head.score.weight)
+
+    def pool(self, outputs, lengths, weights):
+        mixed = sum(outputs[-self.recipe.pooled_layers :]) / self.recipe.pooled_layers
+        chunks = zip(mixed.split(lengths), self.head.score(mixed).split(lengths), strict=True)
+        return torch.stack([(chunk * score.softmax(0)).sum(0) for chunk, score in chunks])
+
+
+class LearnedMix(LoraRegressor):
+    """A learned softmax weight for every adapted layer (as in ELMo); it starts as their plain mean."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.head.mix = nn.Parameter(torch.zeros(self.recipe.adapted_layers))
+
+    def pool(self, outputs, lengths, weights):
+        mix = self.head.mix.softmax(0) * self.recipe.adapted_layers
+        return super().pool([weight * output for weight, output in zip(mix, outputs, strict=True)], lengths, weights)
+
+
+class AllMatrices(LoraRegressor):
+    """Adapters on every matrix of the adapted layers."""
+
+    adapted_matrices = ("query", "key", "value", "dense")
+
+
+LORA: dict[str, tuple[dict, type]] = {
+    "LoRA as shipped": ({}, LoraRegressor),
+    "three pooled layers": ({"pooled_layers": 3}, LoraRegressor),
+    "last layer only": ({"pooled_layers": 1}, LoraRegressor),
+    "plain mean pooling": ({"pooling": "mean"}, LoraRegressor),
+    "[CLS] pooling": ({"pooling": "cls", "pooled_layers": 1}, LoraRegressor),
+    "attention pooling": ({"pooling": "mean"}, AttentionPooling),
+    "learned mix of layers": ({}, LearnedMix),
+    "hard labels": ({"soft_targets": 0.0}, LoraRegressor),
+    "start at the mean": ({"start": "mean"}, LoraRegressor),
+    "start at random": ({"start": "random"}, LoraRegressor),
+    "two epochs": ({"epochs": 2}, LoraRegressor),
+    "loss on chunks": ({"loss_on": "chunk"}, LoraRegressor),
+    "adapter rate 1e-4": ({"learning_rate": 1e-4}, LoraRegressor),
+    "adapter rate 1e-3": ({"learning_rate": 1e-3}, LoraRegressor),
+    "head rate 1e-3": ({"head_learning_rate": 1e-3}, LoraRegressor),
+    "adapters on all matrices": ({}, AllMatrices),
+    "two adapted layers": ({"adapted_layers": 2, "pooled_layers": 2}, LoraRegressor),
+    "rank 2": ({"rank": 2, "alpha": 4}, LoraRegressor),
+    "rank 32": ({"rank": 32, "alpha": 64}, LoraRegressor),
+    "alpha 64": ({"alpha": 64}, LoraRegressor),
+    "no adapter dropout": ({"adapter_dropout": 0.0}, LoraRegressor),
+    "weight decay 0.1": ({"weight_decay": 0.1}, LoraRegressor),
 }
 
 
@@ -54,35 +105,9 @@ def load_folds():
 
 @cache
 def load_pass(adapted_layers: int = 4) -> lu.FrozenPass:
-    """The frozen passes over both sides, one behind the other."""
-    passes = [load_sides("artist")[side].frozen(adapted_layers) for side in ("train", "validation")]
-    songs_before = len(load_sides("artist")["train"].table)
-    return lu.FrozenPass(
-        _Joined([one.states for one in passes]),
-        np.concatenate([one.cls for one in passes]),
-        {pooling: np.concatenate([one.means[pooling] for one in passes], axis=1) for pooling in passes[0].means},
-        np.concatenate([passes[0].song_index, passes[1].song_index + songs_before]),
-    )
-
-
-class _Joined:
-    """Rows of several passes, one behind the other; items are read one by one."""
-
-    def __init__(self, parts):
-        self.parts, self.lengths = parts, np.concatenate([part.lengths for part in parts])
-        self.starts = np.cumsum([0, *(len(part.lengths) for part in parts)])
-
-    def read(self, items):
-        return torch.cat([self._part(item).read(self._within(item)) for item in items])
-
-    def read_weights(self, items):
-        return torch.cat([self._part(item).read_weights(self._within(item)) for item in items])
-
-    def _part(self, item):
-        return self.parts[np.searchsorted(self.starts, item, side="right") - 1]
-
-    def _within(self, item) -> np.ndarray:
-        return np.array([item - self.starts[np.searchsorted(self.starts, item, side="right") - 1]])
+    """The frozen pass over these songs."""
+    songs, encoder = load_folds()[0], load_sides("artist")["train"].encoder
+    return lu.run_frozen(encoder, lu.chunk_lyrics(songs["lyrics"].tolist(), encoder.tokenizer), adapted_layers)
 
 
 def fit_words(train: np.ndarray, held: np.ndarray, **changes) -> np.ndarray:
@@ -106,6 +131,26 @@ def fit_blend(train: np.ndarray, held: np.ndarray, layers: int = 3) -> np.ndarra
     return (fit_words(train, held).clip(0, 1) + fit_vectors(train, held, "distinct", layers).clip(0, 1)) / 2
 
 
+def fit_pooler(train: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Ridge regression on BERT's own pooler, as the reported regressor read it: a layer with tanh on top of [CLS]."""
+    frozen, valence = load_pass(), load_folds()[1]
+    with quiet_transformers():
+        pooler = AutoModel.from_pretrained(lu.encoders._minilm_folder()).pooler.dense
+    states = frozen.cls @ pooler.weight.detach().numpy().T + pooler.bias.detach().numpy()
+    vectors = lu.chunking.average_by_song(np.tanh(states), frozen.song_index)
+    return lu.frozen_ridge().fit(vectors[train], valence[train]).predict(vectors[held])
+
+
+def fit_stacked(train: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Words and vectors in one ridge regression; the vectors' scale lets both have about the same say."""
+    songs, valence, _ = load_folds()
+    table = pd.DataFrame(load_pass().song_vectors("distinct", 4)).add_prefix("vector_").assign(lyrics=songs["lyrics"])
+    words, ridge = lu.tfidf_ridge()
+    parts = [("words", words, "lyrics"), ("vectors", StandardScaler(), table.columns[:-1])]
+    both = make_pipeline(ColumnTransformer(parts, transformer_weights={"words": 1, "vectors": 0.01}), ridge)
+    return both.fit(table.iloc[train], valence[train]).predict(table.iloc[held])
+
+
 LINEAR: dict[str, Callable] = {
     "constant mean": fit_constant,
     "TF-IDF, words": fit_words,
@@ -116,36 +161,61 @@ LINEAR: dict[str, Callable] = {
     "frozen, distinct tokens of the last layer": lambda *fold: fit_vectors(*fold, "distinct"),
     "frozen, distinct tokens of the last three layers": lambda *fold: fit_vectors(*fold, "distinct", 3),
     "frozen, distinct tokens of the last four layers": lambda *fold: fit_vectors(*fold, "distinct", 4),
+    "frozen, the encoder's own pooler": fit_pooler,
     "mean of TF-IDF and the last three layers": fit_blend,
+    "mean of TF-IDF and the last four layers": lambda *fold: fit_blend(*fold, 4),
+    "one ridge on TF-IDF and the last four layers": fit_stacked,
 }
 
 
-def train_lora(changes: dict) -> list[float]:
-    """Validation MSE after every epoch of one training on one fold."""
-    recipe, (songs, _, folds) = replace(LORA_TUNED, **changes), load_folds()
-    parts = dict(zip(("train", "validation"), map(np.sort, folds[FOLD_OF_LORA]), strict=True))
-    parts["test"] = parts["validation"]
-    split = lu.Split(*(songs.iloc[parts[side]] for side in lu.Split._fields))
-    frozen = {side: part_of_pass(load_pass(recipe.adapted_layers), part) for side, part in parts.items()}
-    model = lu.build_model(load_sides("artist")["train"].encoder, recipe)
-    examples = lu.make_examples(model, split, frozen)
-    return [epoch["validation_mse"] for epoch in lu.train(model, examples["train"], examples["validation"])]
+@cache
+def load_targets(pooling: str, pooled_layers: int, share: float) -> np.ndarray:
+    """The training targets of the fold that LoRA is trained on."""
+    songs, valence, folds = load_folds()
+    train = np.sort(folds[FOLD_OF_LORA][0])
+    vectors = load_pass().song_vectors(pooling, pooled_layers)[train]
+    return lu.models.soft_targets(songs.iloc[train], vectors, share) if share else valence[train]
+
+
+def train_lora(changes: dict, regressor: type) -> dict[str, object]:
+    """Validation MSE of one training on one fold: after every epoch, and of the running average of its weights."""
+    recipe, (_, valence, folds) = replace(LORA_TUNED, **changes), load_folds()
+    train, held = map(np.sort, folds[FOLD_OF_LORA])
+    targets = load_targets(recipe.pooling, recipe.pooled_layers, recipe.soft_targets)
+    with patch.dict(lu.models.MODELS, lora=regressor):
+        model = lu.build_model(load_sides("artist")["train"].encoder, recipe)
+
+    def read(part: np.ndarray, valence: np.ndarray) -> lu.Examples:
+        frozen = part_of_pass(load_pass(recipe.adapted_layers), part)
+        vectors = frozen.song_vectors(recipe.pooling, recipe.pooled_layers)
+        return lu.Examples(model.rows_of_pass(frozen), valence, vectors)
+
+    validation = read(held, valence[held])
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.95))
+    hook = register_optimizer_step_post_hook(lambda *_: average.update_parameters(model))
+    history = lu.train(model, read(train, targets), validation)
+    hook.remove()
+    averaged = lu.score(validation.valence, lu.score_songs(average.module, validation.rows))["mse"]
+    return {"mse_by_epoch": [round(line["validation_mse"], 5) for line in history], "averaged": round(averaged, 5)}
+
+
+def load_results() -> dict[str, dict]:
+    return json.loads(FILE.read_text()) if FILE.is_file() else {}
 
 
 def main() -> None:
-    results = json.loads(FILE.read_text()) if FILE.is_file() else {}
     _, valence, folds = load_folds()
     for name in sys.argv[1:] or [*LINEAR, *LORA]:
-        if name in results:
+        if name in load_results():
             continue
         if name in LINEAR:
             errors = [np.mean((LINEAR[name](*fold).clip(0, 1) - valence[fold[1]]) ** 2) for fold in folds]
-            results[name] = {"mse_of_folds": np.round(errors, 5).tolist(), "mean": round(float(np.mean(errors)), 5)}
+            result = {"mse_of_folds": np.round(errors, 5).tolist(), "mean": round(float(np.mean(errors)), 5)}
         else:
-            results[name] = {f"mse_of_fold_{FOLD_OF_LORA}_by_epoch": np.round(train_lora(LORA[name]), 5).tolist()}
-        print(name, results[name], flush=True)
+            result = train_lora(*LORA[name])
+        print(name, result, flush=True)
         with written_whole(FILE) as temporary:
-            temporary.write_text(json.dumps(results, indent=1) + "\n")
+            temporary.write_text(json.dumps(load_results() | {name: result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.common import RESULTS, Results, chunk_lengths, random_chunks
+from benchmarks.common import Results, chunk_lengths, random_chunks
 from benchmarks.training_step import OURS, make_way
 
 
@@ -31,11 +31,7 @@ def main() -> None:
         for operation in operations[: arguments.top]
     ]
     results.save()
-    line = "| {operation} | {calls} | {milliseconds} | {share:.1%} |"
-    table = "\n".join(line.format(**row) for row in results["rows"])
-    markdown = f"| operation | calls | self time, ms | share |\n|---|---:|---:|---:|\n{table}\n"
-    (RESULTS / "profile_step.md").write_text(markdown)
-    print(f"{total / 1e6:.2f} s in all\n\n{markdown}")
+    print(f"{total / 1e6:.2f} s in all; python -m benchmarks.draw prints the table")
 
 
 if __name__ == "__main__":

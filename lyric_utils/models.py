@@ -226,8 +226,12 @@ class FineTunedRegressor(SongRegressor):
         if self.recipe.pooling == "cls":
             return self.head(run_layer_for_first_token(top, rows, lengths))
         outputs.append(run_layer(top, rows, lengths))
-        pooled_layers = self.recipe.pooled_layers
-        return self.head(pool(sum(outputs[-pooled_layers:]) / pooled_layers, lengths, self.recipe.pooling, weights))
+        return self.head(self.pool(outputs, lengths, weights))
+
+    def pool(self, outputs: list[torch.Tensor], lengths: list[int], weights: torch.Tensor | None) -> torch.Tensor:
+        """One vector a chunk, (n_chunks, hidden), from what each adapted layer gives, (n_tokens, hidden)."""
+        layers = self.recipe.pooled_layers
+        return pool(sum(outputs[-layers:]) / layers, lengths, self.recipe.pooling, weights)
 
     def start_at_ridge(self, vectors: np.ndarray, valence: np.ndarray) -> None:
         """Let the untrained model predict as ridge regression on its pooled vectors of the songs, (n_songs, hidden).
@@ -255,6 +259,7 @@ class LoraRegressor(FineTunedRegressor):
     """
 
     weight_files = ("adapter_model.safetensors", "head.safetensors")
+    adapted_matrices = ("query", "value")
 
     def adapt(self, network: nn.Module) -> nn.Module:
         recipe, count, size = self.recipe, len(self.encoder.layers), self.encoder.hidden_size
@@ -264,7 +269,7 @@ class LoraRegressor(FineTunedRegressor):
             r=recipe.rank,
             lora_alpha=recipe.alpha,
             lora_dropout=recipe.adapter_dropout,
-            target_modules=["query", "value"],
+            target_modules=list(self.adapted_matrices),
             layers_to_transform=list(range(self.frozen_layers, count)),
             layers_pattern="layer",
         )

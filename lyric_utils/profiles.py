@@ -81,7 +81,7 @@ LORA_PAPER = Recipe(model="lora", loss_on="chunk", learning_rate=2e-5, head_lear
 LORA_TUNED = Recipe(
     model="lora",
     pooling="distinct",
-    pooled_layers=3,
+    pooled_layers=4,
     rank=8,
     alpha=16,
     adapter_dropout=0.1,

@@ -1,6 +1,7 @@
 """The benchmarks compare like with like: the same loss on the same chunks, and a sound count of the work."""
 
 import copy
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
 import lyric_utils as lu
-from benchmarks import common, ways
+from benchmarks import common, levers, same_quality, ways
 from benchmarks.ways import LORA_MEAN, Levers, PlainRegressor, adapted_flops, our_step, plain_step
-from lyric_utils.profiles import LORA_PAPER
+from lyric_utils.models import LoraRegressor
+from lyric_utils.profiles import LORA_PAPER, LORA_TUNED
 
 SIZE = BertConfig(hidden_size=64, num_hidden_layers=6, num_attention_heads=4, intermediate_size=256)
 CHUNKS = common.random_chunks([37, 3, 120, 64, 5, 88, 90, 21])
@@ -102,3 +104,34 @@ def test_a_killed_benchmark_goes_on(tmp_path):
     assert calls == ["plain", "ours", "ours", "plain", "plain", "ours"]
     assert common.Results("toy", tmp_path, size=1).ratio("ours", "plain")["ratio"] > 0
     assert common.Results("toy", tmp_path, size=2)["seconds"] == {}
+
+
+def loss_after_steps(regressor=LoraRegressor, recipe=LORA_TUNED, steps: int = 1) -> list[float]:
+    encoder = ways.random_bert(SIZE)
+    model = regressor(encoder, replace(recipe, adapter_dropout=0.0, learning_rate=1e-2, head_learning_rate=1e-2)).train()
+    torch.manual_seed(0)
+    for layer in model.head.layers[::2]:
+        layer.reset_parameters()
+    step = our_step(model, lu.Examples(model.rows_of(CHUNKS), VALENCE))
+    return [step(bf16=False) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("lever", [levers.AttentionPooling, levers.LearnedMix, levers.AllMatrices])
+def test_a_learned_lever_starts_as_plain_lora_and_learns_something_else(lever, monkeypatch):
+    monkeypatch.setattr(lu.encoders.FastDropout, "forward", lambda self, states: states)
+    recipe = replace(LORA_TUNED, pooling="mean" if lever is levers.AttentionPooling else LORA_TUNED.pooling)
+    plain, learned = (loss_after_steps(regressor, recipe, 2) for regressor in (LoraRegressor, lever))
+    assert learned[0] == pytest.approx(plain[0], rel=1e-4)
+    assert learned[1] != pytest.approx(plain[1], rel=1e-6)
+
+
+def test_plain_numbers_are_another_way_to_train():
+    def loss(way: str) -> float:
+        with ExitStack() as changes:
+            for change in same_quality.WAYS[way]:
+                changes.enter_context(change())
+            return loss_after_steps()[0]
+
+    losses = [loss(way) for way in same_quality.WAYS]
+    assert len(set(losses)) == len(losses)
+    np.testing.assert_allclose(losses, losses[0], rtol=0.3)
