@@ -111,11 +111,12 @@ def prediction(content: dict) -> str:
             row["way"],
             f"{row['songs_per_second']:.1f}",
             *[f"{row[other]['ratio']:.2f}" for other in others],
+            f"{row['share_of_float32_limit']:.0%}",
             f"{row['peak_mib']:,}",
         ]
         for row in content["rows"]
     ]
-    return table_of(["way", "songs/s", *others.values(), "peak MiB"], rows)
+    return table_of(["way", "songs/s", *others.values(), "share of limit", "peak MiB"], rows)
 
 
 def growth(content: dict) -> str:

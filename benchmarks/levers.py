@@ -110,9 +110,9 @@ def load_pass(adapted_layers: int = 4) -> lu.FrozenPass:
     return lu.run_frozen(encoder, lu.chunk_lyrics(songs["lyrics"].tolist(), encoder.tokenizer), adapted_layers)
 
 
-def fit_words(train: np.ndarray, held: np.ndarray, **changes) -> np.ndarray:
+def fit_words(train: np.ndarray, held: np.ndarray, analyzer: str = "word", **changes) -> np.ndarray:
     songs, valence, _ = load_folds()
-    ridge = lu.tfidf_ridge()
+    ridge = lu.tfidf_ridge(analyzer)
     ridge[0].set_params(**changes)
     return ridge.fit(songs["lyrics"][train], valence[train]).predict(songs["lyrics"][held])
 
@@ -127,8 +127,9 @@ def fit_constant(train: np.ndarray, held: np.ndarray) -> np.ndarray:
     return np.full(len(held), load_folds()[1][train].mean())
 
 
-def fit_blend(train: np.ndarray, held: np.ndarray, layers: int = 3) -> np.ndarray:
-    return (fit_words(train, held).clip(0, 1) + fit_vectors(train, held, "distinct", layers).clip(0, 1)) / 2
+def fit_blend(train, held, layers: int, analyzer: str = "word", share: float = 0.5) -> np.ndarray:
+    words, vectors = fit_words(train, held, analyzer), fit_vectors(train, held, "distinct", layers)
+    return share * words.clip(0, 1) + (1 - share) * vectors.clip(0, 1)
 
 
 def fit_pooler(train: np.ndarray, held: np.ndarray) -> np.ndarray:
@@ -155,6 +156,7 @@ LINEAR: dict[str, Callable] = {
     "constant mean": fit_constant,
     "TF-IDF, words": fit_words,
     "TF-IDF, words and pairs": lambda *fold: fit_words(*fold, ngram_range=(1, 2)),
+    "TF-IDF, runs of two to four letters": lambda *fold: fit_words(*fold, "char_wb"),
     "frozen, [CLS]": lambda *fold: fit_vectors(*fold, "cls"),
     "frozen, mean of the last layer": lambda *fold: fit_vectors(*fold, "mean"),
     "frozen, mean of the last three layers": lambda *fold: fit_vectors(*fold, "mean", 3),
@@ -162,8 +164,9 @@ LINEAR: dict[str, Callable] = {
     "frozen, distinct tokens of the last three layers": lambda *fold: fit_vectors(*fold, "distinct", 3),
     "frozen, distinct tokens of the last four layers": lambda *fold: fit_vectors(*fold, "distinct", 4),
     "frozen, the encoder's own pooler": fit_pooler,
-    "mean of TF-IDF and the last three layers": fit_blend,
+    "mean of TF-IDF and the last three layers": lambda *fold: fit_blend(*fold, 3),
     "mean of TF-IDF and the last four layers": lambda *fold: fit_blend(*fold, 4),
+    "0.4 TF-IDF of letters, 0.6 the last four layers": lambda *fold: fit_blend(*fold, 4, "char_wb", 0.4),
     "one ridge on TF-IDF and the last four layers": fit_stacked,
 }
 

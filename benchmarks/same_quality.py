@@ -1,9 +1,9 @@
 """Whether speed costs quality: LYRICS_DATA=songs.csv python -m benchmarks.same_quality [WAY ...]
 
-The tuned recipe, trained on 1,200 training songs of the subset profile with three seeds, in three ways: ours; ours with
-BERT's attention dropout, which PyTorch's fused kernels do without; and ours with every number as the plain way has it:
-that dropout, float32, PyTorch's own dropout. Computing each chunk from its cached states, without padding and among
-others of its length changes no number beyond rounding, as tests show, and is no part of this.
+The tuned recipe, trained on 800 training songs of the subset profile with three seeds, in two ways: ours, and with the
+numbers of the plain way: attention dropout of 0.1, which keeps PyTorch from its fast kernels, float32, and its own
+dropout. What else is fast, cached states, no padding, chunks of similar length, changes no number beyond rounding, as
+tests show, and is no part of this.
 """
 
 import json
@@ -25,7 +25,7 @@ from lyric_utils.profiles import LORA_TUNED
 from lyric_utils.songs import written_whole
 
 FILE = RESULTS / "same_quality.json"
-SONGS, SEEDS = 1_200, (42, 43, 44)
+SONGS, SEEDS = 800, (42, 43, 44)
 
 
 def attend_with_dropout(query, key, value) -> torch.Tensor:
@@ -39,7 +39,6 @@ FLOAT32 = partial(patch.object, training, "has_fast_bfloat16", lambda: False)
 STOCK_DROPOUT = partial(patch.object, models, "use_fast_dropout", lambda network: None)
 WAYS: dict[str, list[Callable]] = {
     "ours": [],
-    "ours, with attention dropout": [ATTENTION_DROPOUT],
     "plain numbers": [ATTENTION_DROPOUT, FLOAT32, STOCK_DROPOUT],
 }
 

@@ -168,7 +168,7 @@ def our_step(model: lu.LoraRegressor, examples: lu.Examples) -> Callable[..., fl
 def random_states(chunks: Chunks, hidden_size: int) -> lu.frozen.StoredRows:
     """Rows as the cache of the frozen layers holds them, of random numbers: time does not depend on their values."""
     rows = np.random.default_rng(0).standard_normal((int(chunks.lengths.sum()), hidden_size), dtype=np.float32)
-    return lu.frozen.StoredRows(rows.astype(np.float16), chunks.lengths, chunks.song_index)
+    return lu.frozen.StoredRows(rows.astype(np.float16), chunks.lengths, chunks.song_index, chunks.input_ids)
 
 
 def adapted_flops(lengths, hidden: int, feed_forward: int, recipe: Recipe) -> int:

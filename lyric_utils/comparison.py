@@ -14,6 +14,7 @@ MEASURED = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "
 METHODS = {
     "constant": "constant mean",
     "tfidf_ridge": "TF-IDF + ridge",
+    "letters_ridge": "TF-IDF of letters + ridge",
     "frozen_ridge": "frozen + ridge",
     "baseline": "baseline",
     "lora_paper": "LoRA, paper recipe",

@@ -49,13 +49,13 @@ class StoredRows:
     Attributes:
         lengths: rows of each item, shape (n_items,); an item is a chunk, or a whole song for the baseline.
         song_index: song of each item, shape (n_items,), ascending.
-        weights: of each row in pooling, shape (n_rows,), where the model pools.
+        input_ids: tokens of each item, where the rows are tokens.
     """
 
     rows: np.ndarray
     lengths: np.ndarray
     song_index: np.ndarray
-    weights: np.ndarray | None = None
+    input_ids: Sequence[np.ndarray] | None = None
 
     @cached_property
     def _ends(self) -> np.ndarray:
@@ -63,15 +63,12 @@ class StoredRows:
 
     def read(self, items: np.ndarray) -> torch.Tensor:
         """The rows of some items, packed: float32 tensor of shape (sum of their lengths, hidden)."""
-        return self._take(self.rows, items).float()
+        parts = [self.rows[self._ends[item] - self.lengths[item] : self._ends[item]] for item in items]
+        return torch.from_numpy(np.concatenate(parts)).float()
 
     def read_weights(self, items: np.ndarray) -> torch.Tensor | None:
-        """The weights of these rows, packed, where there are any."""
-        return None if self.weights is None else self._take(self.weights, items)
-
-    def _take(self, values: np.ndarray, items: np.ndarray) -> torch.Tensor:
-        parts = [values[self._ends[item] - self.lengths[item] : self._ends[item]] for item in items]
-        return torch.from_numpy(np.concatenate(parts))
+        """The weights of these rows in "distinct" pooling, packed; None where the rows are no tokens."""
+        return None if self.input_ids is None else _weigh_tokens([self.input_ids[item] for item in items])
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ class LiveRows:
         return hidden
 
     def read_weights(self, items: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(_weigh_tokens([self.chunks.input_ids[item] for item in items]))
+        return _weigh_tokens([self.chunks.input_ids[item] for item in items])
 
 
 Rows = StoredRows | LiveRows
@@ -149,7 +146,7 @@ def run_frozen(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) -> Fro
         means = dict(zip(("mean", "distinct"), np.split(np.stack(means), 2), strict=True))
     except OSError as error:
         raise LyricsError(f"{folder}: no place for a cache ({error}). Set LYRICS_CACHE to another folder.") from error
-    rows = StoredRows(states, chunks.lengths, chunks.song_index, _weigh_tokens(chunks.input_ids))
+    rows = StoredRows(states, chunks.lengths, chunks.song_index, chunks.input_ids)
     return FrozenPass(rows, cls, means, chunks.song_index)
 
 
@@ -195,7 +192,7 @@ def encode_chunks(
                 hidden = run_layer(layer, hidden, batch)
                 outputs.append(hidden)
             cls.append(pool(hidden, batch, "cls").cpu().numpy())
-            weights = torch.from_numpy(_weigh_tokens(input_ids)).to(hidden.device)
+            weights = _weigh_tokens(input_ids).to(hidden.device)
             for pooling, parts in means.items():
                 parts.append(torch.stack([pool(output, batch, pooling, weights) for output in outputs]).cpu().numpy())
             written += len(hidden)
@@ -203,8 +200,8 @@ def encode_chunks(
     return np.concatenate(cls), {pooling: np.concatenate(parts, axis=1) for pooling, parts in means.items()}
 
 
-def _weigh_tokens(input_ids: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate([weigh_distinct(ids) for ids in input_ids])
+def _weigh_tokens(input_ids: Sequence[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([weigh_distinct(ids) for ids in input_ids]))
 
 
 def _fill(folder: Path, encoder: Encoder, chunks: Chunks, adapted_layers: int) -> bool:

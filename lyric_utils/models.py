@@ -37,10 +37,19 @@ from lyric_utils.profiles import Recipe
 from lyric_utils.songs import LyricsError, folder_written_whole
 
 
-def tfidf_ridge(vocabulary: list[str] | None = None) -> Pipeline:
-    """Floor 1: ridge regression on TF-IDF of words, its penalty chosen by leave-one-out."""
-    words = TfidfVectorizer(min_df=2, sublinear_tf=True, strip_accents="unicode", vocabulary=vocabulary)
-    return make_pipeline(words, RidgeCV(alphas=np.logspace(-1, 2, 7)))
+def tfidf_ridge(analyzer: str = "word", vocabulary: list[str] | None = None) -> Pipeline:
+    """Floor 1: ridge regression on TF-IDF, its penalty chosen by leave-one-out.
+
+    Args:
+        analyzer: "word" counts words, "char_wb" runs of two to four letters within words, so that *cry* and *crying*
+            have most of them in common (names as in scikit-learn).
+        vocabulary: what is counted, where it is known before.
+    """
+    counted = {"word": {"min_df": 2}, "char_wb": {"min_df": 5, "ngram_range": (2, 4)}}[analyzer]
+    terms = TfidfVectorizer(
+        analyzer=analyzer, sublinear_tf=True, strip_accents="unicode", vocabulary=vocabulary, **counted
+    )
+    return make_pipeline(terms, RidgeCV(alphas=np.logspace(-1, 2, 7)))
 
 
 def frozen_ridge() -> Pipeline:
@@ -327,9 +336,9 @@ class BlendRegressor(LoraRegressor):
         vectorizer, ridge = self.words[0], self.words[-1]
         vocabulary = "\n".join(vectorizer.get_feature_names_out()).encode()
         words = {
-            "vocabulary": torch.frombuffer(bytearray(vocabulary), dtype=torch.uint8),  # UTF-8, one word a line
-            "idf": torch.from_numpy(vectorizer.idf_),
-            "coefficients": torch.from_numpy(ridge.coef_),
+            "vocabulary": torch.frombuffer(bytearray(vocabulary), dtype=torch.uint8),  # UTF-8, one term a line
+            "idf": torch.from_numpy(vectorizer.idf_).float(),
+            "coefficients": torch.from_numpy(ridge.coef_).float(),
             "intercept": torch.tensor([ridge.intercept_]),
         }
         return super().weights() | {"words.safetensors": words}
@@ -337,14 +346,15 @@ class BlendRegressor(LoraRegressor):
     def load_weights(self, folder: Path) -> None:
         super().load_weights(folder)
         words = load_file(folder / "words.safetensors")
-        self.words = tfidf_ridge(bytes(words["vocabulary"].tolist()).decode().split("\n"))
+        vocabulary = bytes(words["vocabulary"].tolist()).decode().split("\n")
+        self.words = tfidf_ridge(self.recipe.words_analyzer, vocabulary)
         self.words[0].idf_ = words["idf"].numpy()
         self.words[-1].coef_, self.words[-1].intercept_ = words["coefficients"].numpy(), words["intercept"].item()
 
 
 def blend(lora: LoraRegressor, words: Pipeline, words_share: float) -> BlendRegressor:
     """Put a trained LoRA regressor and a fitted `tfidf_ridge` together."""
-    recipe = replace(lora.recipe, model="blend", words_share=words_share)
+    recipe = replace(lora.recipe, model="blend", words_share=words_share, words_analyzer=words[0].analyzer)
     blended = build_model(lora.encoder, recipe, max_length=lora.max_length, stride=lora.stride)
     blended.load_state_dict(lora.state_dict())
     blended.words = words

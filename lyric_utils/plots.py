@@ -15,12 +15,14 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+OLIVE, WINE = "#999933", "#882255"  # of Tol (2021), for more methods than Okabe and Ito have colours
 GREY, LIGHT_GREY = "#767676", "#E4E4E4"
 
 METHOD_COLOURS = {"constant mean": GREY, "TF-IDF + ridge": GREEN, "frozen + ridge": PURPLE}
+METHOD_COLOURS |= {"TF-IDF of letters + ridge": OLIVE, "full fine-tuning": WINE}
 METHOD_COLOURS |= {"LoRA + TF-IDF": ORANGE, "LoRA, paper recipe": SKY, "baseline": BLUE, "LoRA": VERMILION}
 TEXT_PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-OTHER_COLOURS = (BLACK, "#999933", "#882255")
+OTHER_COLOURS = (BLACK, OLIVE, WINE)
 ERRORS = {"mse": "MSE", "rmse": "RMSE", "mae": "MAE"}
 AGREEMENTS = {"r2": "R²", "pearson": "Pearson r", "spearman": "Spearman ρ"}
 

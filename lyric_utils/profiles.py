@@ -29,6 +29,7 @@ class Recipe:
         warmup: share of all steps over which the learning rates rise from zero; "constant" after that or,
             with `schedule="linear"`, falling to zero at the last step.
         words_share: weight of the ridge regression on words in a blend, 0 to 1.
+        words_analyzer: what that regression counts, "word" or "char_wb", see `lyric_utils.models.tfidf_ridge`.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Recipe:
     warmup: float = 0.0
     schedule: str = "constant"
     words_share: float = 0.0
+    words_analyzer: str = "word"
 
 
 @dataclass(frozen=True)

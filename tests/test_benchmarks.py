@@ -64,9 +64,9 @@ def test_a_lever_alone_does_not_change_the_loss(pair, lever):
     rows = ours.rows_of(CHUNKS)
     states = [rows.read([item]) for item in range(len(VALENCE))]
     start, losses = copy.deepcopy(plain.state_dict()), []
-    for levers in (Levers(no_attention_dropout=True), Levers(no_attention_dropout=True, **{lever: True})):
+    for chosen in (Levers(no_attention_dropout=True), Levers(no_attention_dropout=True, **{lever: True})):
         plain.load_state_dict(start)
-        losses.append(plain_step(plain, CHUNKS.input_ids, VALENCE, states)(levers))
+        losses.append(plain_step(plain, CHUNKS.input_ids, VALENCE, states)(chosen))
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-2 if lever == "bf16" else 1e-5)
 
 
@@ -108,7 +108,8 @@ def test_a_killed_benchmark_goes_on(tmp_path):
 
 def loss_after_steps(regressor=LoraRegressor, recipe=LORA_TUNED, steps: int = 1) -> list[float]:
     encoder = ways.random_bert(SIZE)
-    model = regressor(encoder, replace(recipe, adapter_dropout=0.0, learning_rate=1e-2, head_learning_rate=1e-2)).train()
+    recipe = replace(recipe, adapter_dropout=0.0, learning_rate=1e-2, head_learning_rate=1e-2)
+    model = regressor(encoder, recipe).train()
     torch.manual_seed(0)
     for layer in model.head.layers[::2]:
         layer.reset_parameters()

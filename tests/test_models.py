@@ -50,7 +50,7 @@ def model(request, tiny_encoder):
     recipes = {"baseline": BASELINE, "lora": LORA_TUNED, "lora_paper": LORA_PAPER, "full": FULL, "blend": LORA_TUNED}
     model = shaken(lu.build_model(tiny_encoder, recipes[request.param]))
     if request.param == "blend":
-        return lu.blend(model, lu.tfidf_ridge().fit(SONGS * 2, [0.1, 0.9, 0.3] * 2), 0.4)
+        return lu.blend(model, lu.tfidf_ridge("char_wb").fit(SONGS * 2, [0.1, 0.9, 0.3] * 2), 0.4)
     return model
 
 
@@ -157,7 +157,10 @@ def test_a_checkpoint_names_no_path_of_this_machine(tmp_path, encoder):
 def test_floors_fit_and_predict():
     words = ["happy dance tonight", "cold grave alone", "happy party dance", "alone in the cold"] * 5
     valence = np.array([0.9, 0.1, 0.8, 0.2] * 5)
-    assert lu.tfidf_ridge().fit(words, valence).predict(["happy dance", "cold alone"]) @ [1, -1] > 0.3
+    for analyzer in ("word", "char_wb"):
+        ridge = lu.tfidf_ridge(analyzer).fit(words, valence)
+        assert ridge.predict(["happy dance", "cold alone"]) @ [1, -1] > 0.3
+    assert ridge.predict(["happily dancing", "colder"]) @ [1, -1] > 0.1  # letters know words they never met
     vectors = np.random.default_rng(0).normal(size=(60, 8))
     assert lu.frozen_ridge().fit(vectors, vectors[:, 0]).score(vectors, vectors[:, 0]) > 0.9
 
