@@ -154,10 +154,7 @@ def measure(run: Run) -> None:
         table = pd.read_csv(RESULTS / f"{run.split_by}.csv")
         prediction = (WORDS_SHARE * table[letters] + (1 - WORDS_SHARE) * table[lora]).to_numpy()
         if run.is_shipped:
-            lora, train = lu.load_model(CHECKPOINTS / "lora", sides["train"].encoder), sides["train"]
-            letters = lu.tfidf_ridge("char_wb").fit(train.table["lyrics"], train.valence)
-            history = lu.load_results(CHECKPOINTS / "lora").history
-            ship(run, lu.blend(lora, letters, WORDS_SHARE), sides["test"], history, prediction)
+            ship_blend(run, sides, prediction)
     else:
         prediction, cost = train(run, sides, songs)
     record(run, sides, prediction, {"seconds": round(time.perf_counter() - started, 1), **cost})
@@ -197,6 +194,14 @@ def ship(run: Run, model: lu.models.SongRegressor, test: Side, history: list[dic
         predictions=lu.tabulate_predictions(test.table, test.chunks.per_song, prediction),
         metrics=lu.score(test.valence, prediction),
     )
+
+
+def ship_blend(run: Run, sides: dict[str, Side], prediction: np.ndarray) -> None:
+    """Put the shipped LoRA model and the letters together and save them."""
+    songs = sides["train"]
+    lora, history = lu.load_model(CHECKPOINTS / "lora", songs.encoder), lu.load_results(CHECKPOINTS / "lora").history
+    letters = lu.tfidf_ridge("char_wb").fit(songs.table["lyrics"], songs.valence)
+    ship(run, lu.blend(lora, letters, WORDS_SHARE), sides["test"], history, prediction)
 
 
 def record(run: Run, sides: dict[str, Side], prediction: np.ndarray, cost: dict) -> None:
