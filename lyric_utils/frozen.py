@@ -20,7 +20,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from lyric_utils.chunking import Chunks, average_by_song
-from lyric_utils.encoders import Encoder, embed_tokens, pool, run_layer, weigh_distinct
+from lyric_utils.encoders import Encoder, embed_tokens, packed_weights, pool, run_layer, weigh_distinct
 from lyric_utils.songs import LyricsError, folder_written_whole, remove_leftovers
 from lyric_utils.sources import cache_folder
 
@@ -179,7 +179,8 @@ def encode_chunks(
     cls, means, written = [], {"mean": [], "distinct": []}, 0
     frozen_layers = len(encoder.layers) - adapted_layers
     lengths = chunks.lengths
-    with tqdm(total=int(lengths.sum()), desc="frozen layers", unit="token", unit_scale=True, leave=False) as bar:
+    look = {"desc": "frozen layers", "unit": "token", "unit_scale": True, "leave": False}
+    with packed_weights(encoder.network), tqdm(total=int(lengths.sum()), **look) as bar:
         for items in pack(lengths):
             batch, input_ids = lengths[items].tolist(), [chunks.input_ids[item] for item in items]
             hidden = embed_tokens(encoder.network, input_ids)

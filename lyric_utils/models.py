@@ -31,7 +31,15 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from lyric_utils.chunking import Chunks, average_by_song, check_windows, chunk_lyrics
-from lyric_utils.encoders import Encoder, load_encoder, pool, run_layer, run_layer_for_first_token, use_fast_dropout
+from lyric_utils.encoders import (
+    Encoder,
+    load_encoder,
+    packed_weights,
+    pool,
+    run_layer,
+    run_layer_for_first_token,
+    use_fast_dropout,
+)
 from lyric_utils.frozen import FrozenPass, LiveRows, Rows, StoredRows, encode_chunks, pack, weights_hash
 from lyric_utils.profiles import Recipe
 from lyric_utils.songs import LyricsError, folder_written_whole
@@ -391,8 +399,9 @@ def score_songs(model: SongRegressor, rows: Rows, accelerator: Accelerator | Non
     if accelerator:
         passes = passes[accelerator.process_index :: accelerator.num_processes]
     scores = torch.zeros(len(rows.lengths), device=device)
-    for items in passes:
-        scores[items] = model(*read_batch(rows, items, device)).float()
+    with packed_weights(model):
+        for items in passes:
+            scores[items] = model(*read_batch(rows, items, device)).float()
     if accelerator:
         scores = accelerator.reduce(scores)
     model.train(was_training)

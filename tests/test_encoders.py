@@ -17,6 +17,7 @@ from lyric_utils.encoders import (
     as_encoder,
     attend_within_chunks,
     embed_tokens,
+    packed_weights,
     pool,
     run_layer,
     run_layer_for_first_token,
@@ -178,3 +179,20 @@ def test_distinct_pooling_counts_every_token_once():
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=200))
 def test_weights_of_distinct_tokens_add_up_to_their_number(ids):
     assert weigh_distinct(np.array(ids)).sum() == pytest.approx(len(set(ids)), rel=1e-4)
+
+
+def test_packed_weights_give_the_same_and_leave_nothing(tiny_encoder):
+    layer, lengths = tiny_encoder.layers[0], [5, 2, 9]
+    hidden = torch.randn(sum(lengths), tiny_encoder.hidden_size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        plain = run_layer(layer, hidden, lengths)
+        with packed_weights(tiny_encoder.network):
+            packed = run_layer(layer, hidden, lengths)
+    torch.testing.assert_close(packed, plain, atol=1e-6, rtol=1e-5)
+    assert not any("forward" in vars(module) for module in tiny_encoder.network.modules())
+
+
+def test_without_the_packed_product_nothing_changes(tiny_encoder, monkeypatch):
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    with packed_weights(tiny_encoder.network):
+        assert not any("forward" in vars(module) for module in tiny_encoder.network.modules())
