@@ -72,7 +72,7 @@ def moods(train: Side, test: Side, predictions: dict[str, np.ndarray]) -> dict[s
     The head is multinomial logistic regression on the frozen encoder's vectors, its penalty chosen on folds by artist.
     """
     vectors = {
-        name: side.frozen(4).song_vectors("distinct", 3) for name, side in {"train": train, "test": test}.items()
+        name: side.frozen(4).song_vectors("distinct", 4) for name, side in {"train": train, "test": test}.items()
     }
     folds = list(GroupKFold(5).split(vectors["train"], groups=train.table["artist"]))
     results = {}

@@ -58,7 +58,7 @@ def quality() -> str:
 def describe(machine: dict) -> str:
     if machine["gpu"]:
         return machine["gpu"]
-    return f"{machine['processor']}, {machine['threads']} cores, PyTorch {machine['versions']['torch']}"
+    return f"{machine['processor']}, {machine['threads']} threads, PyTorch {machine['versions']['torch']}"
 
 
 def table_of(head: list[str], rows: list[list]) -> str:
@@ -98,6 +98,16 @@ def time_to_quality(content: dict) -> str:
         seconds, ratio = row[f"tuned_seconds_to_{moment}"], row[f"ratio_at_{moment}"]
         rows.append([way, row[f"tuned_mse_at_{moment}"], f"{seconds:,.0f}", times(ratio) if ratio else "not reached"])
     return table_of(["way", "validation MSE", "seconds, from nothing", f"times plain to {target}"], rows)
+
+
+def same_quality(content: dict) -> str:
+    rows = [
+        [row["way"], *seeds, round(sum(seeds) / len(seeds), 5)]
+        for row in content["rows"]
+        if (seeds := [value for name, value in row.items() if name != "way"])
+    ]
+    seeds = [f"seed {name}" for name in content["rows"][0] if name != "way"]
+    return table_of([f"validation MSE after {content['songs']} songs", *seeds, "mean"], rows)
 
 
 def prediction(content: dict) -> str:
@@ -158,11 +168,13 @@ def profile_step(content: dict) -> str:
 
 
 TABLES = {
-    function.__name__: function for function in (training_step, time_to_quality, prediction, growth, gpu, profile_step)
+    function.__name__: function
+    for function in (training_step, time_to_quality, same_quality, prediction, growth, gpu, profile_step)
 }
 TITLES = {
     "training_step": "Training step, BERT of 12 x 768, last four layers adapted",
     "time_to_quality": "Time to quality, subset profile",
+    "same_quality": "Whether speed costs quality, subset profile",
     "prediction": "Embedding and prediction, MiniLM, one chunk a song",
     "growth": "Growth",
     "gpu": "Paper profile's epoch on a GPU, 24,000 songs",

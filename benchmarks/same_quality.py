@@ -71,6 +71,7 @@ def main() -> None:
             mse = train(way, seed)
             results = load_results()
             results["validation_mse"].setdefault(way, {})[str(seed)] = round(mse, 5)
+            results["rows"] = [{"way": name} | seeds for name, seeds in results["validation_mse"].items()]
             with written_whole(FILE) as temporary:
                 temporary.write_text(json.dumps(results, indent=1) + "\n")
             print(f"{way}, seed {seed}: {mse:.5f}", flush=True)
