@@ -94,7 +94,8 @@ def time_to_quality(content: dict) -> str:
     target = row["target_validation_mse"]
     plain = f"paper recipe, {row['paper_epochs_needed']} epochs of plain steps (extrapolated)"
     rows = [[plain, target, f"{row['plain_seconds_extrapolated']:,}", 1]]
-    for moment, way in {"start": "tuned recipe, its start", "end": "tuned recipe, its only epoch"}.items():
+    ways = {"start": "ridge regression, where the tuned recipe starts", "end": "tuned recipe, its only epoch"}
+    for moment, way in ways.items():
         seconds, ratio = row[f"tuned_seconds_to_{moment}"], row[f"ratio_at_{moment}"]
         rows.append([way, row[f"tuned_mse_at_{moment}"], f"{seconds:,.0f}", times(ratio) if ratio else "not reached"])
     return table_of(["way", "validation MSE", "seconds, from nothing", f"times plain to {target}"], rows)
