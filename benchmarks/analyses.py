@@ -16,9 +16,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import lyric_utils as lu
+from benchmarks.common import write_json
 from benchmarks.quality import CHECKPOINTS, CURVE, RESULTS, Side, load_sides
 from lyric_utils import evaluation
-from lyric_utils.songs import written_whole
 
 MOODS = {"4 moods": (0.25, 0.5, 0.75), "6 moods": (1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6)}
 LARGER = (24_000, 150_000)  # training songs of the paper profile, and about those of the whole Kaggle table
@@ -115,8 +115,7 @@ def main() -> None:
         "moods": moods(sides["train"], test, shown),
         "extrapolated": carried_on(test, predictions),
     }
-    with written_whole(RESULTS / "analyses.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(RESULTS / "analyses.json", results)
     print(json.dumps(results, indent=1))
 
 

@@ -141,6 +141,12 @@ def measure_memory(results: "Results", module: str, ways, *arguments: str) -> No
 # ---------------------------------------------------------------- results
 
 
+def write_json(path: Path, content: dict, indent: int | None = 1) -> None:
+    """Write a file of results, in one rename."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=indent) + "\n")
+
+
 def machine() -> dict[str, object]:
     """The processor and the versions that timings depend on."""
     model = ""
@@ -172,8 +178,7 @@ class Results(dict):
         super().__init__(found if same else start | {"seconds": {}, "peak_mib": {}})
 
     def save(self) -> None:
-        with written_whole(self.path) as temporary:
-            temporary.write_text(json.dumps(self, indent=1) + "\n")
+        write_json(self.path, self)
 
     def median(self, way: str) -> float:
         return float(np.median(self["seconds"][way]))

@@ -108,7 +108,7 @@ def same_quality(content: dict) -> str:
         if (seeds := [value for name, value in row.items() if name != "way"])
     ]
     seeds = [f"seed {name}" for name in content["rows"][0] if name != "way"]
-    return table_of([f"validation MSE after {content['songs']} songs", *seeds, "mean"], rows)
+    return table_of([f"validation MSE after {content['settings']['songs']} songs", *seeds, "mean"], rows)
 
 
 def prediction(content: dict) -> str:

@@ -26,11 +26,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import AutoModel
 
 import lyric_utils as lu
+from benchmarks.common import write_json
 from benchmarks.quality import RESULTS, load_sides, part_of_pass
 from lyric_utils.encoders import quiet_transformers
 from lyric_utils.models import LoraRegressor
 from lyric_utils.profiles import LORA_TUNED
-from lyric_utils.songs import written_whole
 
 FILE = RESULTS / "levers.json"
 FOLD_OF_LORA = 1
@@ -217,8 +217,7 @@ def main() -> None:
         else:
             result = train_lora(*LORA[name])
         print(name, result, flush=True)
-        with written_whole(FILE) as temporary:
-            temporary.write_text(json.dumps(load_results() | {name: result}, indent=1) + "\n")
+        write_json(FILE, load_results() | {name: result})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 import lyric_utils as lu
-from benchmarks.common import machine
+from benchmarks.common import machine, write_json
 from lyric_utils.frozen import Rows, cache_folder
 from lyric_utils.songs import written_whole
 
@@ -213,8 +213,7 @@ def record(run: Run, sides: dict[str, Side], prediction: np.ndarray, cost: dict)
     lines = load_costs()
     fitted_on = run.songs or len(sides["train"].table)
     lines[f"{run.split_by}/{run.name}"] = {"songs": fitted_on, **cost, "machine": machine()}
-    with written_whole(RESULTS / "runs.json") as temporary:
-        temporary.write_text(json.dumps(lines, indent=1) + "\n")
+    write_json(RESULTS / "runs.json", lines)
 
 
 def load_costs() -> dict[str, dict]:
@@ -229,8 +228,7 @@ def commit_split() -> None:
         split_by: {side: content.table["row"].tolist() for side, content in load_sides(split_by).items()}
         for split_by in ("artist", "song")
     }
-    with written_whole(RESULTS / "split_rows.json") as temporary:
-        temporary.write_text(json.dumps(rows) + "\n")
+    write_json(RESULTS / "split_rows.json", rows, indent=None)
 
 
 def main() -> None:

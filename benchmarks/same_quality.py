@@ -6,7 +6,6 @@ dropout. What else is fast, cached states, no padding, chunks of similar length,
 tests show, and is no part of this.
 """
 
-import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,13 +17,11 @@ import torch
 import torch.nn.functional as F
 
 import lyric_utils as lu
-from benchmarks.common import RESULTS, machine
+from benchmarks.common import Results
 from benchmarks.quality import load_sides, part_of_pass
 from lyric_utils import encoders, models, training
 from lyric_utils.profiles import LORA_TUNED
-from lyric_utils.songs import written_whole
 
-FILE = RESULTS / "same_quality.json"
 SONGS, SEEDS = 800, (42, 43, 44)
 
 
@@ -48,8 +45,8 @@ def train(way: str, seed: int) -> float:
     sides = load_sides("artist")
     songs = np.sort(np.random.default_rng(42).permutation(len(sides["train"].table))[:SONGS])
     split = lu.Split(sides["train"].table.iloc[songs], sides["validation"].table, sides["validation"].table)
-    held = sides["validation"].frozen(LORA_TUNED.adapted_layers)
-    frozen = {"train": part_of_pass(sides["train"].frozen(4), songs), "validation": held, "test": held}
+    every, held = (sides[side].frozen(LORA_TUNED.adapted_layers) for side in ("train", "validation"))
+    frozen = {"train": part_of_pass(every, songs), "validation": held, "test": held}
     with ExitStack() as changes:
         for change in WAYS[way]:
             changes.enter_context(change())
@@ -58,22 +55,17 @@ def train(way: str, seed: int) -> float:
         return lu.train(model, examples["train"], examples["validation"], seed)[-1]["validation_mse"]
 
 
-def load_results() -> dict:
-    start = {"machine": machine(), "songs": SONGS, "validation_mse": {}}
-    return json.loads(FILE.read_text()) if FILE.is_file() else start
-
-
 def main() -> None:
+    results = Results("same_quality", songs=SONGS)
+    measured = results.setdefault("validation_mse", {})
     for way in sys.argv[1:] or WAYS:
-        for seed in SEEDS:
-            if str(seed) in load_results()["validation_mse"].get(way, {}):
+        for seed in map(str, SEEDS):
+            if seed in measured.get(way, {}):
                 continue
-            mse = train(way, seed)
-            results = load_results()
-            results["validation_mse"].setdefault(way, {})[str(seed)] = round(mse, 5)
-            results["rows"] = [{"way": name} | seeds for name, seeds in results["validation_mse"].items()]
-            with written_whole(FILE) as temporary:
-                temporary.write_text(json.dumps(results, indent=1) + "\n")
+            mse = train(way, int(seed))
+            measured.setdefault(way, {})[seed] = round(mse, 5)
+            results["rows"] = [{"way": name} | seeds for name, seeds in measured.items()]
+            results.save()
             print(f"{way}, seed {seed}: {mse:.5f}", flush=True)
 
 
