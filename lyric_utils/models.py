@@ -24,6 +24,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_selection import VarianceThreshold
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -61,8 +62,12 @@ def tfidf_ridge(analyzer: str = "word", vocabulary: list[str] | None = None) -> 
 
 
 def frozen_ridge() -> Pipeline:
-    """Floor 2: ridge regression on the frozen encoder's song vectors, its penalty chosen by leave-one-out."""
-    return make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(1, 5, 13)))
+    """Floor 2: ridge regression on the frozen encoder's song vectors, its penalty chosen by leave-one-out.
+
+    Dimensions that hardly vary are left out: MiniLM's last layer has three that are zero but for rounding, which
+    scaling would blow up to a weight beyond all numbers.
+    """
+    return make_pipeline(VarianceThreshold(1e-12), StandardScaler(), RidgeCV(alphas=np.logspace(1, 5, 13)))
 
 
 def soft_targets(songs: pd.DataFrame, vectors: np.ndarray, share: float) -> np.ndarray:
@@ -257,15 +262,16 @@ class FineTunedRegressor(SongRegressor):
         weights of the others start at zero. Source: Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features
         and Underperform Out-of-Distribution": first a linear probe, then fine-tuning from there.
         """
-        scaler, ridge = frozen_ridge().fit(vectors, valence)
-        slope = torch.from_numpy(ridge.coef_ / scaler.scale_).float()
+        varying, scaler, ridge = frozen_ridge().fit(vectors, valence)
+        slope, mean = varying.inverse_transform([ridge.coef_ / scaler.scale_, scaler.mean_])  # 0 where left out
+        slope, mean = torch.from_numpy(slope).float(), torch.from_numpy(mean).float()
         size = slope.norm().sqrt()
         self.start_at(valence.mean())
         hidden, output = self.head.layers[0], self.output_layer
         with torch.no_grad():
             for unit, sign in enumerate((1.0, -1.0)):
                 hidden.weight[unit] = sign * slope / size
-                hidden.bias[unit] = -sign * float(slope @ torch.from_numpy(scaler.mean_).float()) / size
+                hidden.bias[unit] = -sign * float(slope @ mean) / size
                 output.weight[0, unit] = sign * size
 
 

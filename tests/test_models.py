@@ -193,6 +193,18 @@ def test_start_at_ridge_predicts_as_ridge_regression(pooled_layers, tiny_encoder
     assert np.std(expected) > 0.01
 
 
+def test_start_at_ridge_leaves_out_dimensions_that_are_zero_but_for_rounding(tiny_encoder):
+    """MiniLM's last layer has such: scaled to unit variance they would have carried weights beyond all numbers."""
+    vectors = np.random.default_rng(0).normal(size=(60, tiny_encoder.hidden_size)).astype(np.float32)
+    valence = 0.5 + 0.1 * vectors[:, 0] + 0.1 * vectors[:, 1]
+    vectors[:, 0] *= 1e-33
+    model = lu.build_model(tiny_encoder, LORA_TUNED)
+    model.start_at_ridge(vectors, valence)
+    predicted = model.head(torch.from_numpy(vectors)).detach().numpy()
+    np.testing.assert_allclose(predicted, lu.frozen_ridge().fit(vectors, valence).predict(vectors), atol=1e-4)
+    assert np.corrcoef(predicted, valence)[0, 1] > 0.5
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
