@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
+from transformers.activations import GELUActivation
 from transformers.utils import logging
 
 from lyric_utils.songs import LyricsError
@@ -190,24 +191,35 @@ def _attend_in_steps(query, key, value) -> torch.Tensor:
 def packed_weights(network: nn.Module) -> Iterator[None]:
     """While it lasts, and without gradients, linear layers multiply by weights laid out for the CPU, packed once.
 
-    As exact as PyTorch's own product and about a sixth faster. The operation is the one that PyTorch's compiler puts
-    there, called by its internal name; where it is missing, and on other devices, nothing is changed.
+    As exact as PyTorch's own product and about a sixth faster; a GELU behind it is computed in the same pass over
+    memory. The operation is the one that PyTorch's compiler puts there, called by its internal name; where it is
+    missing, and on other devices, nothing is changed.
     """
     on_cpu = all(weight.device.type == "cpu" for weight in network.parameters())
-    can_pack = on_cpu and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    linears = [module for module in network.modules() if type(module) is nn.Linear and can_pack]
-    for linear in linears:
-        linear.forward = _pack(linear)
+    packed = {}
+    if on_cpu and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        for module in network.modules():
+            if type(module) is nn.Linear:
+                packed[module] = _pack(module, "none")
+            elif _is_linear_with_gelu(module):
+                packed[module] = _pack(module.dense, "gelu")
+    for module, forward in packed.items():
+        module.forward = forward
     try:
         yield
     finally:
-        for linear in linears:
-            del linear.forward
+        for module in packed:
+            del module.forward
 
 
-def _pack(linear: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+def _is_linear_with_gelu(module: nn.Module) -> bool:
+    activation = type(getattr(module, "intermediate_act_fn", None))
+    return activation is GELUActivation and type(module.dense) is nn.Linear
+
+
+def _pack(linear: nn.Linear, activation: str) -> Callable[[torch.Tensor], torch.Tensor]:
     pack = cache(lambda: torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None))
-    return lambda states: torch.ops.mkldnn._linear_pointwise(states, pack(), linear.bias, "none", [], "")
+    return lambda states: torch.ops.mkldnn._linear_pointwise(states, pack(), linear.bias, activation, [], "none")
 
 
 class FastDropout(nn.Dropout):
