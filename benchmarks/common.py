@@ -141,7 +141,7 @@ def measure_memory(results: "Results", module: str, ways, *arguments: str) -> No
 # ---------------------------------------------------------------- results
 
 
-def write_json(path: Path, content: dict, indent: int | None = 1) -> None:
+def write_json(path: Path, content: dict | list, indent: int | None = 1) -> None:
     """Write a file of results, in one rename."""
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=indent) + "\n")

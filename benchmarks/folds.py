@@ -39,6 +39,7 @@ METHODS: dict[str, Callable] = {
     "tfidf_ridge": fit_words,
     "letters_ridge": lambda *fold: fit_words(*fold, "char_wb"),
     "frozen_ridge": lambda *fold: fit_vectors(*fold, "mean"),
+    "layers_ridge": lambda *fold: fit_vectors(*fold, "distinct", 4),
     **{f"baseline-{seed}": lambda *fold, seed=seed: fit_recipe(*fold, BASELINE, seed) for seed in (42, 43, 44)},
     "lora-42": lambda *fold: fit_recipe(*fold, LORA_TUNED),
     "lora, rate 1e-3": lambda *fold: fit_recipe(*fold, replace(LORA_TUNED, learning_rate=1e-3)),

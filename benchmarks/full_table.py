@@ -1,4 +1,4 @@
-"""The road from a table on disk to chunks, at the size of the full Kaggle table: `python benchmarks/full_table.py`.
+"""The road from a table on disk to chunks, at the size of the full Kaggle table: `python -m benchmarks.full_table`.
 
 Makes tables of 10,000, 40,000 and 158,353 synthetic songs in a temporary folder, reads, cleans, splits and chunks each
 in a process of its own, prints seconds, CPU seconds of all threads, rows a second and peak resident memory of each
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 import lyric_utils as lu
+from benchmarks.common import RESULTS, write_json
 
-RESULTS = Path(__file__).parent / "results" / "full_table.json"
 SIZES = (10_000, 40_000, 158_353)
 PER_LINE = 6  # words
 # Words a song: every 2.5th percentile of the 6,424 songs of the public subset.
@@ -106,8 +106,8 @@ def main() -> None:
         for rows in map(int, sys.argv[1:] or SIZES):
             path = Path(folder, f"{rows}.csv")
             write_table(path, rows)
-            child = subprocess.run([sys.executable, __file__, "--measure", path], stdout=subprocess.PIPE, check=True)
-            steps = json.loads(child.stdout)
+            command = [sys.executable, "-m", "benchmarks.full_table", "--measure", path]
+            steps = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
             folds = {"seconds": sum, "cpu_seconds": sum, "peak_mib": max}
             total = {key: fold(step[key] for step in steps) for key, fold in folds.items()}
             steps.append({"step": "all", "rows": rows, **total})
@@ -120,8 +120,7 @@ def main() -> None:
             times = f"{step['seconds']:.1f} | {step['cpu_seconds']:.1f} | {rate:,.0f}"
             print(f"{name} | {times} | {step['peak_mib']:,} |")
     if not sys.argv[1:]:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        write_json(RESULTS / "full_table.json", results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kill a training at random moments and go on: `python benchmarks/kill_and_resume.py`.
+"""Kill a training at random moments and go on: `python -m benchmarks.kill_and_resume`.
 
 Trains both models on the sample with the command of the README, each once without interruption and five times with
 `kill -9`: four times at a random moment, once while the training state is being written. That one is proved by the
@@ -18,7 +18,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-RESULTS = Path(__file__).parent / "results" / "kill_and_resume.json"
+from benchmarks.common import RESULTS, write_json
+
 EPOCHS = {"baseline": 300, "lora": 3}  # enough for some seconds of training
 KILLS = 5
 
@@ -101,8 +102,7 @@ def main() -> None:
                 results.append({"model": model, "killed": killed, "epochs_kept": kept, **same})
                 cells = [model, killed, f"{kept} of {EPOCHS[model]}", same["same_history"], same["same_weights"]]
                 print("|", " | ".join(map(str, cells)), "|", flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(RESULTS / "kill_and_resume.json", results)
     if not all(result[key] for result in results for key in ("same_history", "same_weights", "nothing_left")):
         raise SystemExit("a resumed run differs from the uninterrupted one")
 

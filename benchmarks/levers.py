@@ -174,16 +174,16 @@ LINEAR: dict[str, Callable] = {
 @cache
 def load_targets(pooling: str, pooled_layers: int, share: float) -> np.ndarray:
     """The training targets of the fold that LoRA is trained on."""
-    songs, valence, folds = load_folds()
-    train = np.sort(folds[FOLD_OF_LORA][0])
+    songs, _, folds = load_folds()
+    train = folds[FOLD_OF_LORA][0]
     vectors = load_pass().song_vectors(pooling, pooled_layers)[train]
-    return lu.models.soft_targets(songs.iloc[train], vectors, share) if share else valence[train]
+    return lu.models.soft_targets(songs.iloc[train], vectors, share)
 
 
 def train_lora(changes: dict, regressor: type) -> dict[str, object]:
     """Validation MSE of one training on one fold: after every epoch, and of the running average of its weights."""
     recipe, (_, valence, folds) = replace(LORA_TUNED, **changes), load_folds()
-    train, held = map(np.sort, folds[FOLD_OF_LORA])
+    train, held = folds[FOLD_OF_LORA]
     targets = load_targets(recipe.pooling, recipe.pooled_layers, recipe.soft_targets)
     with patch.dict(lu.models.MODELS, lora=regressor):
         model = lu.build_model(load_sides("artist")["train"].encoder, recipe)

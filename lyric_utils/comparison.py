@@ -16,6 +16,7 @@ METHODS = {
     "tfidf_ridge": "TF-IDF + ridge",
     "letters_ridge": "TF-IDF of letters + ridge",
     "frozen_ridge": "frozen + ridge",
+    "layers_ridge": "frozen, four layers + ridge",
     "baseline": "baseline",
     "lora_paper": "LoRA, paper recipe",
     "full": "full fine-tuning",

@@ -53,9 +53,7 @@ def make_examples(model: SongRegressor, split: Split, frozen: dict[str, FrozenPa
     recipe, examples = model.recipe, {}
     for side, songs in split._asdict().items():
         vectors = frozen[side].song_vectors(recipe.pooling, recipe.pooled_layers)
-        valence = songs["valence"].to_numpy()
-        if side == "train" and recipe.soft_targets:
-            valence = soft_targets(songs, vectors, recipe.soft_targets)
+        valence = soft_targets(songs, vectors, recipe.soft_targets if side == "train" else 0.0)
         examples[side] = Examples(model.rows_of_pass(frozen[side]), valence, vectors)
     return examples
 
