@@ -15,11 +15,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-OLIVE, WINE = "#999933", "#882255"  # of Tol (2021), for more methods than Okabe and Ito have colours
+OLIVE, WINE, INDIGO = "#999933", "#882255", "#332288"  # of Tol (2021), for more methods than Okabe and Ito have colours
 GREY, LIGHT_GREY = "#767676", "#E4E4E4"
 
 METHOD_COLOURS = {"constant mean": GREY, "TF-IDF + ridge": GREEN, "frozen + ridge": PURPLE}
-METHOD_COLOURS |= {"TF-IDF of letters + ridge": OLIVE, "full fine-tuning": WINE}
+METHOD_COLOURS |= {"frozen, four layers + ridge": INDIGO, "TF-IDF of letters + ridge": OLIVE, "full fine-tuning": WINE}
 METHOD_COLOURS |= {"LoRA + TF-IDF": ORANGE, "LoRA, paper recipe": SKY, "baseline": BLUE, "LoRA": VERMILION}
 TEXT_PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 OTHER_COLOURS = (BLACK, OLIVE, WINE)
@@ -233,8 +233,9 @@ def learning_curve(tables, extrapolated=None, ceiling=None, ax=None) -> Axes:
         size, value = tables[method].index[-1], tables[method]["value"].iloc[-1]
         ax.plot([size, *table.index], [value, *table["value"]], ":", color=colours[method])
         ax.vlines(table.index, table["low"], table["high"], color=colours[method], linewidth=1.5)
-        label = f"{method}, extrapolated"
-        ax.plot(table.index, table["value"], "o", markerfacecolor="white", color=colours[method], label=label)
+        ax.plot(table.index, table["value"], "o", markerfacecolor="white", color=colours[method])
+    if extrapolated:
+        ax.plot([], [], "o:", markerfacecolor="white", color=BLACK, label="extrapolated")
     _legend_above(ax)
     return _label(ax, "training songs", "R² on unseen artists (higher is better)")
 
