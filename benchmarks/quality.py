@@ -20,11 +20,11 @@ import pandas as pd
 import lyric_utils as lu
 from benchmarks.common import machine, write_json
 from lyric_utils.frozen import Rows, cache_folder
+from lyric_utils.profiles import BLEND
 from lyric_utils.songs import written_whole
 
 RESULTS = Path(__file__).parent / "results" / "quality"
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "trained_models"
-WORDS_SHARE = 0.4  # of TF-IDF of letters + ridge in the blend, chosen on folds
 CURVE = (300, 600, 1_200, 2_400)
 
 
@@ -156,7 +156,7 @@ def measure(run: Run) -> None:
     elif run.method == "blend":
         letters, lora = (replace(run, method=method).name for method in ("letters_ridge", "lora"))
         table = pd.read_csv(RESULTS / f"{run.split_by}.csv")
-        prediction = (WORDS_SHARE * table[letters] + (1 - WORDS_SHARE) * table[lora]).to_numpy()
+        prediction = lu.models.mix(table[lora], table[letters], sides["train"].valence[songs].mean(), BLEND).to_numpy()
         if run.is_shipped:
             ship_blend(run, sides, prediction)
     else:
@@ -204,8 +204,8 @@ def ship_blend(run: Run, sides: dict[str, Side], prediction: np.ndarray) -> None
     """Put the shipped LoRA model and the letters together and save them."""
     songs = sides["train"]
     lora, history = lu.load_model(CHECKPOINTS / "lora", songs.encoder), lu.load_results(CHECKPOINTS / "lora").history
-    letters = lu.tfidf_ridge("char_wb").fit(songs.table["lyrics"], songs.valence)
-    ship(run, lu.blend(lora, letters, WORDS_SHARE), sides["test"], history, prediction)
+    letters = lu.tfidf_ridge(BLEND.words_analyzer).fit(songs.table["lyrics"], songs.valence)
+    ship(run, lu.blend(lora, letters, songs.valence.mean(), BLEND), sides["test"], history, prediction)
 
 
 def record(run: Run, sides: dict[str, Side], prediction: np.ndarray, cost: dict) -> None:

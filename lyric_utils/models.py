@@ -9,7 +9,7 @@ import hashlib
 import json
 import platform
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -337,25 +337,30 @@ class FullRegressor(FineTunedRegressor):
 
 
 class BlendRegressor(LoraRegressor):
-    """A trained LoRA regressor and a fitted `tfidf_ridge`: their weighted mean, `recipe.words_share` for the words."""
+    """A trained LoRA regressor and a fitted `tfidf_ridge`: their weighted mean, moved away from the mean valence.
+
+    Where two models disagree their mean stays in the middle, so it is more timid than either of them:
+    `recipe.stretch` makes up for that. Source: Breiman 1996, "Stacked Regressions".
+    """
 
     weight_files = (*LoraRegressor.weight_files, "words.safetensors")
     words: Pipeline
+    mean_valence: float
 
     def predict(self, lyrics: list[str]) -> np.ndarray:
         if len(lyrics) == 0:
             return np.zeros(0)
-        share = self.recipe.words_share
-        return (1 - share) * super().predict(lyrics) + share * self.words.predict(lyrics).clip(0, 1)
+        return mix(super().predict(lyrics), self.words.predict(lyrics), self.mean_valence, self.recipe)
 
     def weights(self) -> dict[str, dict[str, torch.Tensor]]:
         vectorizer, ridge = self.words[0], self.words[-1]
         vocabulary = "\n".join(vectorizer.get_feature_names_out()).encode()
         words = {
             "vocabulary": torch.frombuffer(bytearray(vocabulary), dtype=torch.uint8),  # UTF-8, one term a line
-            "idf": torch.from_numpy(vectorizer.idf_).float(),
-            "coefficients": torch.from_numpy(ridge.coef_).float(),
-            "intercept": torch.tensor([ridge.intercept_]),
+            "idf": torch.from_numpy(vectorizer.idf_),
+            "coefficients": torch.from_numpy(ridge.coef_),
+            "intercept": torch.tensor([ridge.intercept_], dtype=torch.float64),
+            "mean_valence": torch.tensor([self.mean_valence], dtype=torch.float64),
         }
         return super().weights() | {"words.safetensors": words}
 
@@ -366,14 +371,24 @@ class BlendRegressor(LoraRegressor):
         self.words = tfidf_ridge(self.recipe.words_analyzer, vocabulary)
         self.words[0].idf_ = words["idf"].numpy()
         self.words[-1].coef_, self.words[-1].intercept_ = words["coefficients"].numpy(), words["intercept"].item()
+        self.mean_valence = words["mean_valence"].item()
 
 
-def blend(lora: LoraRegressor, words: Pipeline, words_share: float) -> BlendRegressor:
-    """Put a trained LoRA regressor and a fitted `tfidf_ridge` together."""
-    recipe = replace(lora.recipe, model="blend", words_share=words_share, words_analyzer=words[0].analyzer)
+def mix(encoded: np.ndarray, words: np.ndarray, mean_valence: float, recipe: Recipe) -> np.ndarray:
+    """The scores of a blend, from those of its two models: shape (n_songs,), each in [0, 1].
+
+    Args:
+        mean_valence: of the training songs.
+    """
+    mean = (1 - recipe.words_share) * encoded + recipe.words_share * words.clip(0, 1)
+    return (mean_valence + recipe.stretch * (mean - mean_valence)).clip(0, 1)
+
+
+def blend(lora: LoraRegressor, words: Pipeline, mean_valence: float, recipe: Recipe) -> BlendRegressor:
+    """Put a trained LoRA regressor and a fitted `tfidf_ridge` together, by a recipe for a blend of them."""
     blended = build_model(lora.encoder, recipe, max_length=lora.max_length, stride=lora.stride)
     blended.load_state_dict(lora.state_dict())
-    blended.words = words
+    blended.words, blended.mean_valence = words, mean_valence
     return blended.eval()
 
 

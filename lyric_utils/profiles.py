@@ -29,6 +29,7 @@ class Recipe:
         warmup: share of all steps over which the learning rates rise from zero; "constant" after that or,
             with `schedule="linear"`, falling to zero at the last step.
         words_share: weight of the ridge regression on words in a blend, 0 to 1.
+        stretch: how far the scores of a blend are moved away from the training songs' mean valence.
         words_analyzer: what that regression counts, "word" or "char_wb", see `lyric_utils.models.tfidf_ridge`.
     """
 
@@ -50,6 +51,7 @@ class Recipe:
     warmup: float = 0.0
     schedule: str = "constant"
     words_share: float = 0.0
+    stretch: float = 1.0
     words_analyzer: str = "word"
 
 
@@ -96,6 +98,7 @@ LORA_TUNED = Recipe(
     warmup=0.1,
     schedule="linear",
 )
+BLEND = replace(LORA_TUNED, model="blend", words_share=0.4, stretch=1.15, words_analyzer="char_wb")
 FULL = replace(LORA_TUNED, model="full", adapted_layers=6, learning_rate=2e-5)
 
 PROFILES = {

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 import lyric_utils as lu
 from lyric_utils.encoders import as_encoder
 from lyric_utils.models import read_batch, soft_targets
-from lyric_utils.profiles import BASELINE, FULL, LORA_PAPER, LORA_TUNED
+from lyric_utils.profiles import BASELINE, BLEND, FULL, LORA_PAPER, LORA_TUNED
 
 SONGS = [
     "The harbour lights are out and I have nobody to call",
@@ -37,11 +37,13 @@ def save(model, folder):
 
 
 def shaken(model):
-    """The model with noise on everything that trains, so that nothing stands at its start."""
+    """The model with noise on everything that trains, so that nothing stands at its start; scores near a half."""
     torch.manual_seed(3)
     with torch.no_grad():
         for weight in model.trainable_state().values():
             weight.add_(0.05 * torch.randn_like(weight))
+        model.output_layer.weight.mul_(0.2)
+        model.output_layer.bias.fill_(0.5)
     return model
 
 
@@ -50,7 +52,7 @@ def model(request, tiny_encoder):
     recipes = {"baseline": BASELINE, "lora": LORA_TUNED, "lora_paper": LORA_PAPER, "full": FULL, "blend": LORA_TUNED}
     model = shaken(lu.build_model(tiny_encoder, recipes[request.param]))
     if request.param == "blend":
-        return lu.blend(model, lu.tfidf_ridge("char_wb").fit(SONGS * 2, [0.1, 0.9, 0.3] * 2), 0.4)
+        return lu.blend(model, lu.tfidf_ridge("char_wb").fit(SONGS * 5, [0.1, 0.9, 0.3] * 5), 0.45, BLEND)
     return model
 
 
@@ -124,6 +126,7 @@ def test_cached_path_equals_live_path(model, tiny_encoder, tmp_path, monkeypatch
 
 def test_save_and_load_give_the_same_predictions(model, tiny_encoder, tmp_path):
     prediction = save(model, tmp_path / "model")
+    assert len(set(prediction)) == len(SONGS)
     loaded = lu.load_model(tmp_path / "model", tiny_encoder)
     np.testing.assert_array_equal(loaded.predict(SONGS), prediction)
     results = lu.load_results(tmp_path / "model")
@@ -165,10 +168,13 @@ def test_floors_fit_and_predict():
     assert lu.frozen_ridge().fit(vectors, vectors[:, 0]).score(vectors, vectors[:, 0]) > 0.9
 
 
-def test_a_blend_is_the_weighted_mean_of_its_two_models(tiny_encoder):
+@pytest.mark.parametrize("stretch", [1.0, 1.2, 9.0])
+def test_a_blend_is_the_weighted_mean_of_its_two_models_moved_away_from_the_mean(stretch, tiny_encoder):
     lora, words = shaken(lu.build_model(tiny_encoder, LORA_TUNED)), lu.tfidf_ridge().fit(SONGS * 2, [0.1, 0.9, 0.3] * 2)
-    expected = 0.7 * lora.predict(SONGS) + 0.3 * words.predict(SONGS)
-    np.testing.assert_allclose(lu.blend(lora, words, 0.3).predict(SONGS), expected, atol=1e-6)
+    recipe = replace(BLEND, words_share=0.3, stretch=stretch, words_analyzer="word")
+    expected = 0.45 + stretch * (0.7 * lora.predict(SONGS) + 0.3 * words.predict(SONGS).clip(0, 1) - 0.45)
+    found = lu.blend(lora, words, 0.45, recipe).predict(SONGS)
+    np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-5)
 
 
 def test_full_fine_tuning_trains_all_layers_and_leaves_the_encoder_alone(tiny_encoder):
