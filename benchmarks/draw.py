@@ -20,6 +20,7 @@ FIGURE = Path(__file__).resolve().parent.parent / "assets" / "speed.png"
 def main() -> None:
     """Print every table, and draw the ratios of the training step."""
     print(f"**Results**\n\n{quality()}\n")
+    print(f"**Five folds**\n\n{folds()}\n")
     paths = {name: RESULTS / f"{name}.json" for name in TABLES}
     found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
     found = {name: content for name, content in found.items() if "rows" in content}
@@ -37,22 +38,31 @@ def quality() -> str:
     """Every method on the test songs, what it took, and its difference to LoRA."""
     comparison, costs = lu.load_comparison(), json.loads((MEASURED / "runs.json").read_text())
     table, stems = lu.compare(comparison, reference="LoRA"), {label: stem for stem, label in METHODS.items()}
-
-    def bracketed(row, metric: str, digits: int) -> str:
-        value, low, high = (row[metric, part] for part in ("value", "low", "high"))
-        return "" if value != value else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
     rows = []
     for method, row in table.sort_values(("mse", "value"), ascending=False).iterrows():
         seeds = len(comparison.predictions[method])
         runs = [costs[name] for name in costs if re.fullmatch(rf"artist/{stems[method]}(-\d\d)?", name)]
         trained, seconds = runs[0].get("trained_weights"), sum(run["seconds"] for run in runs) / len(runs)
         spread = f"{row['mse', 'smallest']:.4f}–{row['mse', 'largest']:.4f}" if seeds > 1 else ""
-        digits = {"mse": 4, "r2": 2, "pearson": 2, "difference": 4}
-        cells = [bracketed(row, metric, count) for metric, count in digits.items()]
-        rows.append([method, *cells, spread, f"{trained:,}" if trained else "", f"{seconds:,.0f}"])
+        rows.append([method, *bracketed(row), spread, f"{trained:,}" if trained else "", f"{seconds:,.0f}"])
     head = ["method", "test MSE", "R²", "Pearson", "LoRA minus it, MSE", "MSE over seeds", "trained weights", "seconds"]
     return table_of(head, rows)
+
+
+def folds() -> str:
+    """Every method on five folds by artist of the songs that are not for testing."""
+    table = lu.compare(lu.load_comparison("folds"), reference="LoRA").sort_values(("mse", "value"), ascending=False)
+    rows = [[method, *bracketed(row)] for method, row in table.iterrows()]
+    return table_of(["method", "MSE", "R²", "Pearson", "LoRA minus it, MSE"], rows)
+
+
+def bracketed(row) -> list[str]:
+    """The metrics of a method, each with its interval behind it."""
+    cells = []
+    for metric, digits in {"mse": 4, "r2": 2, "pearson": 2, "difference": 4}.items():
+        value, low, high = (f"{row[metric, part]:.{digits}f}" for part in ("value", "low", "high"))
+        cells.append("" if value == "nan" else f"{value} [{low}, {high}]")
+    return cells
 
 
 def describe(machine: dict) -> str:

@@ -10,6 +10,7 @@ results/quality/folds.csv, fold by fold (no lyrics); what stands there is not ru
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ import pandas as pd
 import lyric_utils as lu
 from benchmarks.levers import fit_constant, fit_vectors, fit_words, load_folds, load_pass
 from benchmarks.quality import RESULTS, load_sides, part_of_pass
-from lyric_utils.profiles import BASELINE, LORA_TUNED, Recipe
+from lyric_utils.profiles import BASELINE, BLEND, LORA_TUNED, Recipe
 from lyric_utils.songs import written_whole
 
 FILE = RESULTS / "folds.csv"
@@ -34,6 +35,12 @@ def fit_recipe(train: np.ndarray, held: np.ndarray, recipe: Recipe, seed: int = 
     return lu.score_songs(model, examples["test"].rows)
 
 
+def fit_blend(train: np.ndarray, held: np.ndarray, encoded: str = "lora-42") -> np.ndarray:
+    """What stands in two columns, put together as in the shipped blend."""
+    table, mean = load_predictions(), load_folds()[1][train].mean()
+    return lu.models.mix(table.loc[held, encoded], table.loc[held, "letters_ridge"], mean, BLEND).to_numpy()
+
+
 METHODS: dict[str, Callable] = {
     "constant": fit_constant,
     "tfidf_ridge": fit_words,
@@ -42,7 +49,9 @@ METHODS: dict[str, Callable] = {
     "layers_ridge": lambda *fold: fit_vectors(*fold, "distinct", 4),
     **{f"baseline-{seed}": lambda *fold, seed=seed: fit_recipe(*fold, BASELINE, seed) for seed in (42, 43, 44)},
     "lora-42": lambda *fold: fit_recipe(*fold, LORA_TUNED),
-    "lora, rate 1e-3": lambda *fold: fit_recipe(*fold, replace(LORA_TUNED, learning_rate=1e-3)),
+    "lora, hard labels": lambda *fold: fit_recipe(*fold, replace(LORA_TUNED, soft_targets=0.0)),
+    "blend-42": fit_blend,
+    "ridge_blend": partial(fit_blend, encoded="layers_ridge"),
 }
 
 

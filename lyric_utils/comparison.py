@@ -42,7 +42,8 @@ def load_comparison(split_by: str = "artist", songs: int | None = None, folder: 
     """The predictions measured by `benchmarks/quality.py`: those fitted on all training songs, or on that many.
 
     Args:
-        split_by: "artist" (test songs of artists not trained on) or "song" (split at random).
+        split_by: "artist" (test songs of artists not trained on), "song" (split at random) or "folds" (the songs that
+            are not for testing, five folds by artist, by `benchmarks/folds.py`).
 
     Raises:
         LyricsError: the file is missing or has no such run.
