@@ -44,11 +44,12 @@ class Run:
     @property
     def is_shipped(self) -> bool:
         """Whether it becomes a checkpoint in trained_models: the first seed on all songs; full layers are too large."""
-        return self.split_by == "artist" and not self.songs and self.seed == 42 and self.method != "full"
+        first = self.split_by == "artist" and not self.songs and self.seed == 42
+        return first and self.method in ("baseline", "lora", "lora_paper", "blend")
 
     @property
     def _seed(self) -> list[str]:
-        return [] if self.method in FLOORS else [str(self.seed)]
+        return [] if self.method in (*FLOORS, "ridge_blend") else [str(self.seed)]
 
 
 def constant(sides: dict, songs: np.ndarray) -> np.ndarray:
@@ -77,12 +78,13 @@ def layers_ridge(sides: dict, songs: np.ndarray) -> np.ndarray:
 FLOORS = {
     function.__name__: function for function in (constant, tfidf_ridge, letters_ridge, frozen_ridge, layers_ridge)
 }
+BLENDS = {"blend": "lora", "ridge_blend": "layers_ridge"}  # what is put together with letters_ridge
 TABLE = [
     *(Run(method) for method in FLOORS),
-    *(Run(method, seed) for method in ("baseline", "lora", "blend") for seed in (42, 43, 44)),
-    *(Run("lora_paper"), Run("full")),
+    *(Run(method, seed) for method in ("baseline", "lora", "blend", "full") for seed in (42, 43, 44)),
+    *(Run("lora_paper"), Run("ridge_blend")),
 ]
-RANDOM_SPLIT = [Run(method, split_by="song") for method in (*FLOORS, "baseline", "lora", "blend")]
+RANDOM_SPLIT = [Run(method, split_by="song") for method in (*FLOORS, "ridge_blend", "baseline", "lora", "blend")]
 CURVE_METHODS = ("tfidf_ridge", "letters_ridge", "frozen_ridge", "layers_ridge", "lora", "blend")
 LEARNING_CURVE = [Run(method, songs=songs) for songs in CURVE for method in CURVE_METHODS]
 RUNS = [*TABLE, *RANDOM_SPLIT, *LEARNING_CURVE]
@@ -153,10 +155,10 @@ def measure(run: Run) -> None:
     cost = {}
     if run.method in FLOORS:
         prediction = FLOORS[run.method](sides, songs).clip(0, 1)
-    elif run.method == "blend":
-        letters, lora = (replace(run, method=method).name for method in ("letters_ridge", "lora"))
+    elif run.method in BLENDS:
         table = pd.read_csv(RESULTS / f"{run.split_by}.csv")
-        prediction = lu.models.mix(table[lora], table[letters], sides["train"].valence[songs].mean(), BLEND).to_numpy()
+        parts = [table[replace(run, method=part).name] for part in (BLENDS[run.method], "letters_ridge")]
+        prediction = lu.models.mix(*parts, sides["train"].valence[songs].mean(), BLEND).to_numpy()
         if run.is_shipped:
             ship_blend(run, sides, prediction)
     else:

@@ -21,6 +21,7 @@ METHODS = {
     "lora_paper": "LoRA, paper recipe",
     "full": "full fine-tuning",
     "lora": "LoRA",
+    "ridge_blend": "frozen, four layers + TF-IDF",
     "blend": "LoRA + TF-IDF",
 }
 
