@@ -15,7 +15,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-OLIVE, WINE, INDIGO, TEAL = "#999933", "#882255", "#332288", "#44AA99"  # of Tol (2021), for more methods than Okabe and Ito have colours
+# Of Tol (2021), for more methods than Okabe and Ito have colours.
+OLIVE, WINE, INDIGO, TEAL = "#999933", "#882255", "#332288", "#44AA99"
 GREY, LIGHT_GREY = "#767676", "#E4E4E4"
 
 METHOD_COLOURS = {"constant mean": GREY, "TF-IDF + ridge": GREEN, "frozen + ridge": PURPLE}
