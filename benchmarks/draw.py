@@ -21,6 +21,7 @@ def main() -> None:
     """Print every table, and draw the ratios of the training step."""
     print(f"**Results**\n\n{quality()}\n")
     print(f"**Five folds**\n\n{folds()}\n")
+    print(f"**Levers**\n\n{levers()}\n")
     paths = {name: RESULTS / f"{name}.json" for name in TABLES}
     found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
     found = {name: content for name, content in found.items() if "rows" in content}
@@ -54,6 +55,19 @@ def folds() -> str:
     table = lu.compare(lu.load_comparison("folds"), reference="LoRA").sort_values(("mse", "value"), ascending=False)
     rows = [[method, *bracketed(row)] for method, row in table.iterrows()]
     return table_of(["method", "MSE", "R²", "Pearson", "LoRA minus it, MSE"], rows)
+
+
+def levers() -> str:
+    """One change each: what is read, on all folds, and of LoRA's recipe, on one; best last."""
+    results = json.loads((MEASURED / "levers.json").read_text())
+    linear = {name: result["mean"] for name, result in results.items() if "mean" in result}
+    lora = {name: result["mse_by_epoch"][-1] for name, result in results.items() if "averaged" in result}
+    heads = ["what is read", "MSE, mean of five folds"], ["LoRA, one change", "MSE of one fold"]
+    tables = [
+        table_of(head, [[name, f"{mse:.4f}"] for name, mse in sorted(errors.items(), key=lambda item: -item[1])])
+        for head, errors in zip(heads, (linear, lora), strict=True)
+    ]
+    return "\n\n".join(tables)
 
 
 def bracketed(row) -> list[str]:
