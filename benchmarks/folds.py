@@ -58,7 +58,7 @@ METHODS: dict[str, Callable] = {
 def load_predictions() -> pd.DataFrame:
     """One song a line: row, artist, valence, fold, and the predictions that stand so far."""
     if FILE.is_file():
-        return pd.read_csv(FILE)
+        return pd.read_csv(FILE, keep_default_na=False, na_values=[""])  # an artist may be called NA
     songs, _, folds = load_folds()
     table = songs[["row", "artist", "valence"]].assign(fold=0)
     for fold, (_, held) in enumerate(folds):
