@@ -185,7 +185,8 @@ def test_weights_of_distinct_tokens_add_up_to_their_number(ids):
 def test_packed_weights_give_the_same_and_leave_nothing(activation):
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
     torch.manual_seed(0)
-    network = BertModel(BertConfig(hidden_act=activation, initializer_range=0.5, **size), add_pooling_layer=False).eval()
+    config = BertConfig(hidden_act=activation, initializer_range=0.5, **size)
+    network = BertModel(config, add_pooling_layer=False).eval()
     hidden, lengths = torch.randn(16, 32), [5, 2, 9]
     with torch.inference_mode():
         plain = run_layer(network.encoder.layer[0], hidden, lengths)
