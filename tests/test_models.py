@@ -174,7 +174,7 @@ def test_a_blend_is_the_weighted_mean_of_its_two_models_moved_away_from_the_mean
     recipe = replace(BLEND, words_share=0.3, stretch=stretch, words_analyzer="word")
     expected = 0.45 + stretch * (0.7 * lora.predict(SONGS) + 0.3 * words.predict(SONGS).clip(0, 1) - 0.45)
     found = lu.blend(lora, words, 0.45, recipe).predict(SONGS)
-    np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-5)
+    np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-6)
 
 
 def test_full_fine_tuning_trains_all_layers_and_leaves_the_encoder_alone(tiny_encoder):
