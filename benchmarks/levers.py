@@ -30,7 +30,7 @@ from benchmarks.common import write_json
 from benchmarks.quality import RESULTS, load_sides, part_of_pass
 from lyric_utils.encoders import quiet_transformers
 from lyric_utils.models import LoraRegressor
-from lyric_utils.profiles import LORA_TUNED
+from lyric_utils.profiles import BLEND, LORA_TUNED
 
 FILE = RESULTS / "levers.json"
 FOLD_OF_LORA = 1
@@ -129,7 +129,8 @@ def fit_constant(train: np.ndarray, held: np.ndarray) -> np.ndarray:
 
 def fit_blend(train, held, layers: int, analyzer: str = "word", share: float = 0.5) -> np.ndarray:
     words, vectors = fit_words(train, held, analyzer), fit_vectors(train, held, "distinct", layers)
-    return share * words.clip(0, 1) + (1 - share) * vectors.clip(0, 1)
+    recipe = replace(BLEND, words_share=share, stretch=1)
+    return lu.models.mix(vectors.clip(0, 1), words, load_folds()[1][train].mean(), recipe)
 
 
 def fit_pooler(train: np.ndarray, held: np.ndarray) -> np.ndarray:

@@ -81,8 +81,8 @@ FLOORS = {
 BLENDS = {"blend": "lora", "ridge_blend": "layers_ridge"}  # what is put together with letters_ridge
 TABLE = [
     *(Run(method) for method in FLOORS),
-    *(Run(method, seed) for method in ("baseline", "lora", "blend", "full") for seed in (42, 43, 44)),
-    *(Run("lora_paper"), Run("ridge_blend")),
+    *(Run(method, seed) for method in ("baseline", "lora_paper", "lora", "blend", "full") for seed in (42, 43, 44)),
+    Run("ridge_blend"),
 ]
 RANDOM_SPLIT = [Run(method, split_by="song") for method in (*FLOORS, "ridge_blend", "baseline", "lora", "blend")]
 CURVE_METHODS = ("tfidf_ridge", "letters_ridge", "frozen_ridge", "layers_ridge", "lora", "blend")

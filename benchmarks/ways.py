@@ -171,6 +171,19 @@ def random_states(chunks: Chunks, hidden_size: int) -> lu.frozen.StoredRows:
     return lu.frozen.StoredRows(rows.astype(np.float16), chunks.lengths, chunks.song_index, chunks.input_ids)
 
 
+def forward_flops(lengths, hidden: int, feed_forward: int, first_token_only: bool = False) -> int:
+    """Floating-point operations of one layer's matrix products on real tokens, adapters aside: see `adapted_flops`."""
+    queries, pairs = queries_and_pairs(lengths, first_token_only)
+    projections = 4 * (queries + int(np.sum(lengths))) * hidden**2
+    return projections + 4 * queries * hidden * feed_forward + 4 * pairs * hidden
+
+
+def queries_and_pairs(lengths, first_token_only: bool) -> tuple[int, int]:
+    """Query tokens of a layer, and pairs of a query and a key that attend to each other."""
+    lengths = np.asarray(lengths, dtype=int)
+    return (len(lengths), int(lengths.sum())) if first_token_only else (int(lengths.sum()), int((lengths**2).sum()))
+
+
 def adapted_flops(lengths, hidden: int, feed_forward: int, recipe: Recipe) -> int:
     """Floating-point operations that a training step must do in the adapted layers, on real tokens only.
 
@@ -186,14 +199,13 @@ def adapted_flops(lengths, hidden: int, feed_forward: int, recipe: Recipe) -> in
     pass lacks the last term, and 6 stands for 8. Everywhere Q = N and P = sum of squared lengths, except in the top
     layer with [CLS] pooling, where Q is the number of chunks and P = N.
     """
-    lengths = np.asarray(lengths, dtype=int)
-    tokens, rank, total = int(lengths.sum()), recipe.rank, 0
+    tokens, rank, total = int(np.sum(lengths)), recipe.rank, 0
     for layer in range(recipe.adapted_layers):
-        short = layer == recipe.adapted_layers - 1 and recipe.pooling == "cls"
-        queries, pairs = (len(lengths), tokens) if short else (tokens, int((lengths**2).sum()))
+        first_token_only = layer == recipe.adapted_layers - 1 and recipe.pooling == "cls"
+        queries, pairs = queries_and_pairs(lengths, first_token_only)
         read = queries + tokens
-        forward = 4 * read * hidden**2 + 4 * pairs * hidden + 4 * read * hidden * rank
+        forward = forward_flops(lengths, hidden, feed_forward, first_token_only) + 4 * read * hidden * rank
         factor, inner = (6, 0) if layer == 0 else (8, 2 * (queries + 2 * tokens) * hidden**2)
         backward = 2 * queries * hidden**2 + factor * hidden * (pairs + read * rank) + inner
-        total += forward + backward + 2 * 4 * queries * hidden * feed_forward
+        total += forward + backward + 4 * queries * hidden * feed_forward
     return total

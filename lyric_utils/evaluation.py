@@ -219,14 +219,16 @@ def _score_terms(truth, prediction):
 def _scores_from_sums(sums):
     """Turn summed terms, one row a resample, into metrics, one column each."""
     mean = sums.div(sums["songs"], axis=0)
-    return pd.DataFrame({
-        "mse": mean["squared_error"],
-        "rmse": np.sqrt(mean["squared_error"]),
-        "mae": mean["absolute_error"],
-        "r2": 1 - mean["squared_error"] / _variance(mean, "value", "x"),
-        "pearson": _correlation(mean, "value"),
-        "spearman": _correlation(mean, "rank"),
-    })
+    return pd.DataFrame(
+        {
+            "mse": mean["squared_error"],
+            "rmse": np.sqrt(mean["squared_error"]),
+            "mae": mean["absolute_error"],
+            "r2": 1 - mean["squared_error"] / _variance(mean, "value", "x"),
+            "pearson": _correlation(mean, "value"),
+            "spearman": _correlation(mean, "rank"),
+        }
+    )
 
 
 def _variance(mean, kind, side):

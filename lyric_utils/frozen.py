@@ -20,7 +20,15 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from lyric_utils.chunking import Chunks, average_by_song
-from lyric_utils.encoders import Encoder, embed_tokens, packed_weights, pool, run_layer, weigh_distinct
+from lyric_utils.encoders import (
+    Encoder,
+    embed_tokens,
+    packed_weights,
+    pool,
+    run_layer,
+    run_layer_for_first_token,
+    weigh_distinct,
+)
 from lyric_utils.songs import LyricsError, folder_written_whole, remove_leftovers
 from lyric_utils.sources import cache_folder
 
@@ -179,9 +187,8 @@ def encode_chunks(
     cls, means, written = [], {"mean": [], "distinct": []}, 0
     frozen_layers = len(encoder.layers) - adapted_layers
     lengths = chunks.lengths
-    look = {"desc": "frozen layers", "unit": "token", "unit_scale": True, "leave": False}
-    with packed_weights(encoder.network), tqdm(total=int(lengths.sum()), **look) as bar:
-        for items in pack(lengths):
+    with packed_weights(encoder.network):
+        for items in _passes(lengths):
             batch, input_ids = lengths[items].tolist(), [chunks.input_ids[item] for item in items]
             hidden = embed_tokens(encoder.network, input_ids)
             for layer in encoder.layers[:frozen_layers]:
@@ -197,8 +204,29 @@ def encode_chunks(
             for pooling, parts in means.items():
                 parts.append(torch.stack([pool(output, batch, pooling, weights) for output in outputs]).cpu().numpy())
             written += len(hidden)
-            bar.update(len(hidden))
     return np.concatenate(cls), {pooling: np.concatenate(parts, axis=1) for pooling, parts in means.items()}
+
+
+@torch.inference_mode()
+def embed_chunks(encoder: Encoder, chunks: Chunks, pooling: str = "cls") -> np.ndarray:
+    """One vector a chunk from the last layer, shape (n_chunks, hidden); of [CLS], that layer runs for it alone."""
+    if pooling != "cls":
+        return encode_chunks(encoder, chunks)[1][pooling][-1]
+    rows, top = LiveRows(encoder, len(encoder.layers) - 1, chunks), encoder.layers[-1]
+    with packed_weights(encoder.network):
+        vectors = [
+            run_layer_for_first_token(top, rows.read(items), rows.lengths[items].tolist())
+            for items in _passes(rows.lengths)
+        ]
+    return torch.cat(vectors).cpu().numpy()
+
+
+def _passes(lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """The runs of items that go through the layers together, under a progress bar that counts tokens."""
+    with tqdm(total=int(lengths.sum()), desc="frozen layers", unit="token", unit_scale=True, leave=False) as bar:
+        for items in pack(lengths):
+            yield items
+            bar.update(int(lengths[items].sum()))
 
 
 def _weigh_tokens(input_ids: Sequence[np.ndarray]) -> torch.Tensor:

@@ -41,7 +41,7 @@ from lyric_utils.encoders import (
     run_layer_for_first_token,
     use_fast_dropout,
 )
-from lyric_utils.frozen import FrozenPass, LiveRows, Rows, StoredRows, encode_chunks, pack, weights_hash
+from lyric_utils.frozen import FrozenPass, LiveRows, Rows, StoredRows, embed_chunks, pack, weights_hash
 from lyric_utils.profiles import Recipe
 from lyric_utils.songs import LyricsError, folder_written_whole
 
@@ -171,10 +171,13 @@ class BaselineMLP(SongRegressor):
         return self.mlp[-1]
 
     def rows_of(self, chunks: Chunks) -> StoredRows:
-        return self.rows_of_pass(FrozenPass(None, *encode_chunks(self.encoder, chunks), chunks.song_index))
+        vectors = embed_chunks(self.encoder, chunks, self.recipe.pooling)
+        return self._rows_of_songs(average_by_song(vectors, chunks.song_index))
 
     def rows_of_pass(self, frozen: FrozenPass) -> StoredRows:
-        vectors = frozen.song_vectors(self.recipe.pooling)
+        return self._rows_of_songs(frozen.song_vectors(self.recipe.pooling))
+
+    def _rows_of_songs(self, vectors: np.ndarray) -> StoredRows:
         return StoredRows(vectors, np.ones(len(vectors), dtype=int), np.arange(len(vectors)))
 
     def forward(self, rows: torch.Tensor, lengths: list[int], weights: None = None) -> torch.Tensor:
@@ -613,8 +616,9 @@ def model_card(model: SongRegressor, config: dict, metrics: dict, songs: int) ->
     trainable = sum(weight.numel() for weight in model.trainable_state().values())
     words = ""
     if isinstance(model, BlendRegressor):
-        count = len(model.words[0].get_feature_names_out())
-        words = f" Ridge regression on {count:,} words has a share of {model.recipe.words_share:g} in each score."
+        counted = {"word": "words", "char_wb": "runs of letters"}[model.recipe.words_analyzer]
+        count, share = len(model.words[0].get_feature_names_out()), model.recipe.words_share
+        words = f"\n\nRidge regression on {count:,} {counted} has a share of {share:g} in each score."
     recipe = "\n".join(f"| {name} | {value} |" for name, value in config["recipe"].items())
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
     return f"""# {type(model).__name__} on {config["encoder"]}

@@ -31,24 +31,26 @@ AGREEMENTS = {"r2": "R²", "pearson": "Pearson r", "spearman": "Spearman ρ"}
 
 def use_style() -> None:
     """Set the project's look for all later figures (Matplotlib rcParams). Call it once, on top of a notebook."""
-    plt.rcParams.update({
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 13,
-        "axes.titlelocation": "left",
-        "axes.labelsize": 12,
-        "xtick.labelsize": 11,
-        "ytick.labelsize": 11,
-        "legend.fontsize": 11,
-        "legend.frameon": False,
-        "font.size": 11,
-        "grid.color": LIGHT_GREY,
-        "figure.dpi": 110,
-        "figure.constrained_layout.use": True,
-        "svg.hashsalt": "lyric_utils",
-    })
+    plt.rcParams.update(
+        {
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 13,
+            "axes.titlelocation": "left",
+            "axes.labelsize": 12,
+            "xtick.labelsize": 11,
+            "ytick.labelsize": 11,
+            "legend.fontsize": 11,
+            "legend.frameon": False,
+            "font.size": 11,
+            "grid.color": LIGHT_GREY,
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "svg.hashsalt": "lyric_utils",
+        }
+    )
 
 
 def valence_histogram(valences, ax=None) -> Axes:
@@ -258,33 +260,39 @@ READING = [
 def model_diagram(layers=12, adapted=4, hidden=768, ax=None) -> Axes:
     """The LoRA model, from lyrics to valence. layers: of the encoder; adapted: those with LoRA; hidden: vector size."""
     frozen = layers - adapted
-    return _diagram(ax, [
+    return _diagram(
+        ax,
         [
-            *READING,
-            (f"Layers 1–{frozen}", "❄ frozen, run\nonce and cached", "frozen"),
-            (f"Layers {frozen + 1}–{layers}", "LoRA on\nquery and value", "adapted"),
+            [
+                *READING,
+                (f"Layers 1–{frozen}", "❄ frozen, run\nonce and cached", "frozen"),
+                (f"Layers {frozen + 1}–{layers}", "LoRA on\nquery and value", "adapted"),
+            ],
+            [
+                ("Pooling", f"one vector of\n{hidden} a chunk", "data"),
+                ("Head", f"Linear {hidden} → 128\nReLU\nLinear 128 → 1", "trained"),
+                ("Chunk scores", "one number\na chunk", "data"),
+                ("Mean", "over the chunks\nof a song", "data"),
+                ("Valence", "0 = sad,\n1 = happy", "data"),
+            ],
         ],
-        [
-            ("Pooling", f"one vector of\n{hidden} a chunk", "data"),
-            ("Head", f"Linear {hidden} → 128\nReLU\nLinear 128 → 1", "trained"),
-            ("Chunk scores", "one number\na chunk", "data"),
-            ("Mean", "over the chunks\nof a song", "data"),
-            ("Valence", "0 = sad,\n1 = happy", "data"),
-        ],
-    ])
+    )
 
 
 def baseline_diagram(layers=12, hidden=768, ax=None) -> Axes:
     """The baseline, from lyrics to valence: frozen encoder, mean over chunks, small network."""
-    return _diagram(ax, [
-        [*READING, (f"Layers 1–{layers}", "❄ frozen, run\nonce and cached", "frozen")],
+    return _diagram(
+        ax,
         [
-            ("[CLS]", f"one vector of\n{hidden} a chunk", "data"),
-            ("Mean", "over the chunks\nof a song", "data"),
-            ("MLP", f"{hidden} → 256\n→ 128 → 1", "trained"),
-            ("Valence", "0 = sad,\n1 = happy", "data"),
+            [*READING, (f"Layers 1–{layers}", "❄ frozen, run\nonce and cached", "frozen")],
+            [
+                ("[CLS]", f"one vector of\n{hidden} a chunk", "data"),
+                ("Mean", "over the chunks\nof a song", "data"),
+                ("MLP", f"{hidden} → 256\n→ 128 → 1", "trained"),
+                ("Valence", "0 = sad,\n1 = happy", "data"),
+            ],
         ],
-    ])
+    )
 
 
 def _diagram(ax, rows):

@@ -124,7 +124,7 @@ HOSTILE_PICKLES = {
     "STACK_GLOBAL with a dotted name": b"\x80\x04" + _text("shutil") + _text("os.mkdir") + b"\x93" + CALL,
     "STACK_GLOBAL from the memo": b"\x80\x04" + _text("os") + b"\x94" + _text("mkdir") + b"\x940h\x00h\x01\x93" + CALL,
     "getattr of a global": b"\x80\x04cbuiltins\ngetattr\ncshutil\nos\n" + _text("mkdir") + b"\x86R" + CALL,
-    "eval": b"c__builtin__\neval\n(S'__import__(\"os\").mkdir(\"CANARY\")'\ntR.",
+    "eval": b'c__builtin__\neval\n(S\'__import__("os").mkdir("CANARY")\'\ntR.',
     "INST": b"(S'CANARY'\nios\nmkdir\n.",
     "OBJ": b"(cos\nmkdir\nS'CANARY'\no.",
     "NEWOBJ": b"\x80\x02c" + MODULE + b"K\x01\x85\x81.",
@@ -133,8 +133,14 @@ HOSTILE_PICKLES = {
     "EXT1": b"\x80\x02\x82" + struct.pack("<B", EXTENSION_CODES[0]) + CALL,
     "EXT2": b"\x80\x02\x83" + struct.pack("<H", EXTENSION_CODES[1]) + CALL,
     "EXT4": b"\x80\x02\x84" + struct.pack("<i", EXTENSION_CODES[2]) + CALL,
-    "pickle within a pickle": b"\x80\x04" + _text("_pickle") + _text("loads") + b"\x93C"
-    + bytes([len(STACK_GLOBAL + CALL)]) + STACK_GLOBAL + CALL + b"\x85R.",
+    "pickle within a pickle": b"\x80\x04"
+    + _text("_pickle")
+    + _text("loads")
+    + b"\x93C"
+    + bytes([len(STACK_GLOBAL + CALL)])
+    + STACK_GLOBAL
+    + CALL
+    + b"\x85R.",
     "call in a cell of a sound table": _cells(STACK_GLOBAL[2:] + CALL[:-1]),
     "call thrown away, sound table returned": STACK_GLOBAL + CALL[:-1] + b"0" + _cells(_text(WORDS))[2:],
     "call in the key of a dict": b"}" + STACK_GLOBAL[2:] + CALL[:-1] + b"K\x01s.",

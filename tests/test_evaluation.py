@@ -104,11 +104,14 @@ def test_one_song_an_artist_is_the_same_as_no_groups():
     pd.testing.assert_frame_equal(grouped, evaluation.score_with_intervals(truth, prediction))
 
 
-@pytest.mark.parametrize("function", [
-    lambda seed: evaluation.score_with_intervals(*simulate(), seed=seed).to_numpy().tolist(),
-    lambda seed: evaluation.paired_difference(*simulate(), np.full(400, 0.5), seed=seed),
-    lambda seed: evaluation.noise_ceiling([[0.1], [0.5, 0.6], [0.8, 0.7], [0.3], [0.2, 0.4]], seed=seed),
-])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda seed: evaluation.score_with_intervals(*simulate(), seed=seed).to_numpy().tolist(),
+        lambda seed: evaluation.paired_difference(*simulate(), np.full(400, 0.5), seed=seed),
+        lambda seed: evaluation.noise_ceiling([[0.1], [0.5, 0.6], [0.8, 0.7], [0.3], [0.2, 0.4]], seed=seed),
+    ],
+)
 def test_a_seed_fixes_the_interval(function):
     assert function(1) == function(1) != function(2)
 
@@ -204,8 +207,10 @@ def test_mood_class_puts_an_edge_into_the_upper_mood():
 def test_class_scores_agree_with_a_count_by_hand(pairs):
     truth, predicted = np.array(pairs).T
     scores = evaluation.class_scores(truth, predicted)
-    f1 = [2 * ((truth == c) & (predicted == c)).sum() / ((truth == c).sum() + (predicted == c).sum())
-          for c in np.union1d(truth, predicted)]
+    f1 = [
+        2 * ((truth == c) & (predicted == c)).sum() / ((truth == c).sum() + (predicted == c).sum())
+        for c in np.union1d(truth, predicted)
+    ]
     assert scores == pytest.approx({"accuracy": (truth == predicted).mean(), "macro_f1": np.mean(f1)})
 
 
@@ -239,32 +244,35 @@ def test_calibration_has_equal_bins_ordered_by_prediction():
     )
 
 
-@pytest.mark.parametrize(("call", "named"), [
-    (lambda: evaluation.score([], []), "truth"),
-    (lambda: evaluation.score([0.1, 0.2], [0.1]), "lengths"),
-    (lambda: evaluation.score([0.1, 0.2], [0.1, np.nan]), "prediction"),
-    (lambda: evaluation.score([[0.1, 0.2]], [0.1, 0.2]), "truth"),
-    (lambda: evaluation.score(["happy"], [0.1]), "truth"),
-    (lambda: evaluation.score_with_intervals([0.1, 0.2], [0.1, 0.2], groups=["a"]), "groups"),
-    (lambda: evaluation.score_with_intervals([0.1, 0.2], [0.1, 0.2], groups=["a", None]), "groups"),
-    (lambda: evaluation.score_with_intervals([0.1, 0.2], [0.1, 0.2], groups=["a", "a"]), "two songs or groups"),
-    (lambda: evaluation.score_with_intervals([0.1, 0.2], [0.1, 0.2], level=95), "level"),
-    (lambda: evaluation.score_with_intervals([0.1, 0.2], [0.1, 0.2], resamples=0), "resample"),
-    (lambda: evaluation.paired_difference([0.1, 0.2], [0.1, 0.2], [0.1]), "reference"),
-    (lambda: evaluation.noise_ceiling([]), "valences"),
-    (lambda: evaluation.noise_ceiling([0.1, 0.2]), "valences"),
-    (lambda: evaluation.noise_ceiling([[0.1], []]), "valences"),
-    (lambda: evaluation.noise_ceiling([[0.1], [0.2]]), "two recordings"),
-    (lambda: evaluation.noise_ceiling([[0.1, 0.3], [0.2]], [["a", "a"], ["b"]]), "two recordings"),
-    (lambda: evaluation.noise_ceiling([[0.1, 0.3], [0.2]], [["a"], ["b"]]), "artists"),
-    (lambda: evaluation.noise_ceiling([[0.1, 0.3], [0.2]], [["a", None], ["b"]]), "artists"),
-    (lambda: evaluation.mood_class([np.nan]), "valence"),
-    (lambda: evaluation.class_scores([0, 1], [0]), "lengths"),
-    (lambda: evaluation.class_scores([0, 1], [0, 0.5]), "whole"),
-    (lambda: evaluation.error_by_bin([0.1], [0.1], [5], [0, 1]), "outside"),
-    (lambda: evaluation.error_by_bin([0.1], [0.1], [5], [9, 1]), "increasing"),
-    (lambda: evaluation.calibration([0.1], [0.1], bins=2), "bins"),
-])
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: evaluation.score([], []), "truth"),
+        (lambda: evaluation.score([0.1, 0.2], [0.1]), "lengths"),
+        (lambda: evaluation.score([0.1, 0.2], [0.1, np.nan]), "prediction"),
+        (lambda: evaluation.score([[0.1, 0.2]], [0.1, 0.2]), "truth"),
+        (lambda: evaluation.score(["happy"], [0.1]), "truth"),
+        (lambda: evaluation.score_with_intervals([0.1, 0.2], [0.1, 0.2], groups=["a"]), "groups"),
+        (lambda: evaluation.score_with_intervals([0.1, 0.2], [0.1, 0.2], groups=["a", None]), "groups"),
+        (lambda: evaluation.score_with_intervals([0.1, 0.2], [0.1, 0.2], groups=["a", "a"]), "two songs or groups"),
+        (lambda: evaluation.score_with_intervals([0.1, 0.2], [0.1, 0.2], level=95), "level"),
+        (lambda: evaluation.score_with_intervals([0.1, 0.2], [0.1, 0.2], resamples=0), "resample"),
+        (lambda: evaluation.paired_difference([0.1, 0.2], [0.1, 0.2], [0.1]), "reference"),
+        (lambda: evaluation.noise_ceiling([]), "valences"),
+        (lambda: evaluation.noise_ceiling([0.1, 0.2]), "valences"),
+        (lambda: evaluation.noise_ceiling([[0.1], []]), "valences"),
+        (lambda: evaluation.noise_ceiling([[0.1], [0.2]]), "two recordings"),
+        (lambda: evaluation.noise_ceiling([[0.1, 0.3], [0.2]], [["a", "a"], ["b"]]), "two recordings"),
+        (lambda: evaluation.noise_ceiling([[0.1, 0.3], [0.2]], [["a"], ["b"]]), "artists"),
+        (lambda: evaluation.noise_ceiling([[0.1, 0.3], [0.2]], [["a", None], ["b"]]), "artists"),
+        (lambda: evaluation.mood_class([np.nan]), "valence"),
+        (lambda: evaluation.class_scores([0, 1], [0]), "lengths"),
+        (lambda: evaluation.class_scores([0, 1], [0, 0.5]), "whole"),
+        (lambda: evaluation.error_by_bin([0.1], [0.1], [5], [0, 1]), "outside"),
+        (lambda: evaluation.error_by_bin([0.1], [0.1], [5], [9, 1]), "increasing"),
+        (lambda: evaluation.calibration([0.1], [0.1], bins=2), "bins"),
+    ],
+)
 def test_bad_input_is_named_in_one_sentence(call, named):
     with pytest.raises(LyricsError, match=named) as error:
         call()

@@ -14,7 +14,7 @@ from transformers import BertModel
 import lyric_utils as lu
 from lyric_utils import frozen
 from lyric_utils.encoders import as_encoder
-from lyric_utils.frozen import LiveRows, StoredRows, pack, run_frozen
+from lyric_utils.frozen import LiveRows, StoredRows, embed_chunks, encode_chunks, pack, run_frozen
 from lyric_utils.profiles import BASELINE, LORA_TUNED
 
 SONGS = ["The kettle sings and so do I", "Rain on the roof " * 90, "Alone at the bus stop, again"]
@@ -150,6 +150,14 @@ def test_a_short_disk_means_no_cache_and_the_same_predictions(tiny_encoder, chun
     for model in (lora, baseline):
         one, other = (lu.score_songs(model, model.rows_of_pass(run)) for run in (stored, live))
         np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_vectors_of_chunks_are_those_of_the_whole_pass(tiny_encoder, chunks):
+    cls, means = encode_chunks(tiny_encoder, chunks)
+    assert cls.std(0).max() > 1e-3, "the chunks have one vector: nothing is compared"
+    np.testing.assert_allclose(embed_chunks(tiny_encoder, chunks), cls, atol=1e-6)
+    for pooling in ("mean", "distinct"):
+        np.testing.assert_array_equal(embed_chunks(tiny_encoder, chunks, pooling), means[pooling][-1])
 
 
 @given(st.lists(st.integers(1, 600)), st.integers(1, 2_048))

@@ -178,8 +178,9 @@ def test_diagram_text_stays_in_its_box(draw):
     boxes = [patch.get_window_extent() for patch in ax.patches if isinstance(patch, mpl.patches.FancyBboxPatch)]
     for text in ax.texts:
         extent = text.get_window_extent()
-        assert any(box.x0 < extent.x0 and extent.x1 < box.x1 and box.y0 < extent.y0 and extent.y1 < box.y1
-                   for box in boxes), text
+        assert any(
+            box.x0 < extent.x0 and extent.x1 < box.x1 and box.y0 < extent.y0 and extent.y1 < box.y1 for box in boxes
+        ), text
 
 
 def test_the_same_data_give_the_same_svg(tmp_path):
