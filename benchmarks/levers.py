@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.compose import ColumnTransformer
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -123,6 +124,15 @@ def fit_vectors(train: np.ndarray, held: np.ndarray, pooling: str, layers: int =
     return lu.frozen_ridge().fit(vectors[train], valence[train]).predict(vectors[held])
 
 
+def fit_kernel(train: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Kernel ridge regression with a Gaussian kernel on the vectors of four layers: what a line through them misses."""
+    _, valence, _ = load_folds()
+    vectors, mean = load_pass().song_vectors("distinct", 4), valence[train].mean()
+    kernel = KernelRidge(kernel="rbf", gamma=1 / (4 * vectors.shape[1]))  # about 1 / (2 x mean squared distance)
+    model = make_pipeline(StandardScaler(), kernel).fit(vectors[train], valence[train] - mean)
+    return mean + model.predict(vectors[held])
+
+
 def fit_constant(train: np.ndarray, held: np.ndarray) -> np.ndarray:
     return np.full(len(held), load_folds()[1][train].mean())
 
@@ -164,6 +174,7 @@ LINEAR: dict[str, Callable] = {
     "frozen, distinct tokens of the last layer": lambda *fold: fit_vectors(*fold, "distinct"),
     "frozen, distinct tokens of the last three layers": lambda *fold: fit_vectors(*fold, "distinct", 3),
     "frozen, distinct tokens of the last four layers": lambda *fold: fit_vectors(*fold, "distinct", 4),
+    "frozen, distinct tokens of the last four layers, Gaussian kernel": fit_kernel,
     "frozen, the encoder's own pooler": fit_pooler,
     "mean of TF-IDF and the last three layers": lambda *fold: fit_blend(*fold, 3),
     "mean of TF-IDF and the last four layers": lambda *fold: fit_blend(*fold, 4),
