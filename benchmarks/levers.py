@@ -87,7 +87,6 @@ LORA: dict[str, tuple[dict, type]] = {
     "head rate 1e-3": ({"head_learning_rate": 1e-3}, LoraRegressor),
     "adapters on all matrices": ({}, AllMatrices),
     "two adapted layers": ({"adapted_layers": 2, "pooled_layers": 2}, LoraRegressor),
-    "rank 2": ({"rank": 2, "alpha": 4}, LoraRegressor),
     "rank 32": ({"rank": 32, "alpha": 64}, LoraRegressor),
     "alpha 64": ({"alpha": 64}, LoraRegressor),
     "no adapter dropout": ({"adapter_dropout": 0.0}, LoraRegressor),
