@@ -87,7 +87,7 @@ class LiveRows:
     frozen_layers: int
     chunks: Chunks
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         return self.chunks.lengths
 
@@ -185,22 +185,18 @@ def encode_chunks(
         `cls` and `means` of a `FrozenPass`.
     """
     cls, means, written = [], {"mean": [], "distinct": []}, 0
-    frozen_layers = len(encoder.layers) - adapted_layers
-    lengths = chunks.lengths
+    rows = LiveRows(encoder, len(encoder.layers) - adapted_layers, chunks)
     with packed_weights(encoder.network):
-        for items in _passes(lengths):
-            batch, input_ids = lengths[items].tolist(), [chunks.input_ids[item] for item in items]
-            hidden = embed_tokens(encoder.network, input_ids)
-            for layer in encoder.layers[:frozen_layers]:
-                hidden = run_layer(layer, hidden, batch)
+        for items in _passes(rows.lengths):
+            batch, hidden = rows.lengths[items].tolist(), rows.read(items)
             if states is not None:
                 states[written : written + len(hidden)] = hidden.half().cpu().numpy()
             outputs = []
-            for layer in encoder.layers[frozen_layers:]:
+            for layer in encoder.layers[rows.frozen_layers :]:
                 hidden = run_layer(layer, hidden, batch)
                 outputs.append(hidden)
             cls.append(pool(hidden, batch, "cls").cpu().numpy())
-            weights = _weigh_tokens(input_ids).to(hidden.device)
+            weights = rows.read_weights(items).to(hidden.device)
             for pooling, parts in means.items():
                 parts.append(torch.stack([pool(output, batch, pooling, weights) for output in outputs]).cpu().numpy())
             written += len(hidden)
