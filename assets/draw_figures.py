@@ -32,9 +32,9 @@ def main() -> None:
     table, ceiling = lu.compare(real), Interval(**analyses["noise_ceiling"])
     least = {"least possible": (1 - ceiling.value) * float(np.var(real.truth))}
     save(plots.metric_bars(table["mse"], "mse", reference=least), "results")
-    r2 = table.loc["LoRA + TF-IDF", ("r2", "value")]
-    best = real.predictions["LoRA + TF-IDF"][0]
-    save(plots.truth_against_prediction(real.truth, best, "LoRA + TF-IDF", r2), "truth_against_prediction")
+    r2 = table.loc["LoRA + TF-IDF, form", ("r2", "value")]
+    best = real.predictions["LoRA + TF-IDF, form"][0]
+    save(plots.truth_against_prediction(real.truth, best, "LoRA + TF-IDF, form", r2), "truth_against_prediction")
     draw_learning_curve(ceiling, analyses["extrapolated"])
     draw_moods(analyses["moods"]["4 moods"])
 

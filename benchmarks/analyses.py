@@ -107,7 +107,7 @@ def carried_on(test: Side, predictions: pd.DataFrame) -> dict[str, dict]:
 def main() -> None:
     sides, predictions = load_sides("artist"), pd.read_csv(RESULTS / "artist.csv")
     test, model = sides["test"], lu.load_model(CHECKPOINTS / "lora", sides["test"].encoder)
-    shown = {"LoRA": predictions["lora-42"].to_numpy(), "LoRA + TF-IDF": predictions["blend-42"].to_numpy()}
+    shown = {"LoRA": predictions["lora-42"].to_numpy(), "LoRA + TF-IDF, form": predictions["blend-42"].to_numpy()}
     results = {
         "noise_ceiling": ceiling()._asdict(),
         "by_words": by_words(test, shown["LoRA"]),

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 import lyric_utils as lu
-from benchmarks.levers import fit_constant, fit_vectors, fit_words, load_folds, load_pass
+from benchmarks.levers import fit_constant, fit_text, fit_vectors, fit_words, load_folds, load_pass
 from benchmarks.quality import RESULTS, load_sides, part_of_pass
 from lyric_utils.profiles import BASELINE, BLEND, LORA_TUNED, Recipe
 from lyric_utils.songs import written_whole
@@ -38,13 +38,14 @@ def fit_recipe(train: np.ndarray, held: np.ndarray, recipe: Recipe, seed: int = 
 def fit_blend(train: np.ndarray, held: np.ndarray, encoded: str = "lora-42") -> np.ndarray:
     """What stands in two columns, put together as in the shipped blend."""
     table, mean = load_predictions(), load_folds()[1][train].mean()
-    return lu.models.mix(table.loc[held, encoded], table.loc[held, "letters_ridge"], mean, BLEND).to_numpy()
+    return lu.models.mix(table.loc[held, encoded], table.loc[held, "text_ridge"], mean, BLEND).to_numpy()
 
 
 METHODS: dict[str, Callable] = {
     "constant": fit_constant,
     "tfidf_ridge": fit_words,
     "letters_ridge": lambda *fold: fit_words(*fold, "char_wb"),
+    "text_ridge": fit_text,
     "frozen_ridge": lambda *fold: fit_vectors(*fold, "mean"),
     "layers_ridge": lambda *fold: fit_vectors(*fold, "distinct", 4),
     **{f"baseline-{seed}": lambda *fold, seed=seed: fit_recipe(*fold, BASELINE, seed) for seed in (42, 43, 44)},

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from unittest.mock import patch
 
 import numpy as np
@@ -117,6 +117,18 @@ def fit_words(train: np.ndarray, held: np.ndarray, analyzer: str = "word", **cha
     return ridge.fit(songs["lyrics"][train], valence[train]).predict(songs["lyrics"][held])
 
 
+def fit_text(train: np.ndarray, held: np.ndarray) -> np.ndarray:
+    songs, valence, _ = load_folds()
+    return lu.text_ridge().fit(songs["lyrics"][train], valence[train]).predict(songs["lyrics"][held])
+
+
+def fit_form(train: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Ridge regression on four numbers a song, no word among them."""
+    songs, valence, _ = load_folds()
+    form = lu.models.measure_form(songs["lyrics"])
+    return lu.frozen_ridge().fit(form[train], valence[train]).predict(form[held])
+
+
 def fit_vectors(train: np.ndarray, held: np.ndarray, pooling: str, layers: int = 1) -> np.ndarray:
     _, valence, _ = load_folds()
     vectors = load_pass().song_vectors(pooling, layers)
@@ -139,10 +151,11 @@ def fit_constant(train: np.ndarray, held: np.ndarray) -> np.ndarray:
     return np.full(len(held), load_folds()[1][train].mean())
 
 
-def fit_blend(train, held, layers: int, analyzer: str = "word", share: float = 0.5) -> np.ndarray:
-    words, vectors = fit_words(train, held, analyzer), fit_vectors(train, held, "distinct", layers)
+def fit_blend(train, held, words: Callable, encoded: Callable, share: float = 0.5) -> np.ndarray:
+    """The weighted mean of two of these methods, that on words with this share."""
     recipe = replace(BLEND, words_share=share, stretch=1)
-    return lu.models.mix(vectors.clip(0, 1), words, load_folds()[1][train].mean(), recipe)
+    mean = load_folds()[1][train].mean()
+    return lu.models.mix(encoded(train, held).clip(0, 1), words(train, held), mean, recipe)
 
 
 def fit_pooler(train: np.ndarray, held: np.ndarray) -> np.ndarray:
@@ -165,22 +178,31 @@ def fit_stacked(train: np.ndarray, held: np.ndarray) -> np.ndarray:
     return both.fit(table.iloc[train], valence[train]).predict(table.iloc[held])
 
 
+fit_letters = partial(fit_words, analyzer="char_wb")
+fit_three_layers = partial(fit_vectors, pooling="distinct", layers=3)
+fit_four_layers = partial(fit_vectors, pooling="distinct", layers=4)
 LINEAR: dict[str, Callable] = {
     "constant mean": fit_constant,
     "TF-IDF, words": fit_words,
     "TF-IDF, words and pairs": lambda *fold: fit_words(*fold, ngram_range=(1, 2)),
-    "TF-IDF, runs of two to four letters": lambda *fold: fit_words(*fold, "char_wb"),
+    "TF-IDF, runs of two to four letters": fit_letters,
+    "form: numbers of words, distinct words, lines, distinct lines": fit_form,
+    "TF-IDF of letters, and form": fit_text,
     "frozen, [CLS]": lambda *fold: fit_vectors(*fold, "cls"),
     "frozen, mean of the last layer": lambda *fold: fit_vectors(*fold, "mean"),
     "frozen, mean of the last three layers": lambda *fold: fit_vectors(*fold, "mean", 3),
     "frozen, distinct tokens of the last layer": lambda *fold: fit_vectors(*fold, "distinct"),
-    "frozen, distinct tokens of the last three layers": lambda *fold: fit_vectors(*fold, "distinct", 3),
-    "frozen, distinct tokens of the last four layers": lambda *fold: fit_vectors(*fold, "distinct", 4),
+    "frozen, distinct tokens of the last three layers": fit_three_layers,
+    "frozen, distinct tokens of the last four layers": fit_four_layers,
     "frozen, distinct tokens of the last four layers, Gaussian kernel": fit_kernel,
     "frozen, the encoder's own pooler": fit_pooler,
-    "mean of TF-IDF and the last three layers": lambda *fold: fit_blend(*fold, 3),
-    "mean of TF-IDF and the last four layers": lambda *fold: fit_blend(*fold, 4),
-    "0.4 TF-IDF of letters, 0.6 the last four layers": lambda *fold: fit_blend(*fold, 4, "char_wb", 0.4),
+    "mean of TF-IDF and the last three layers": partial(fit_blend, words=fit_words, encoded=fit_three_layers),
+    "mean of TF-IDF and the last four layers": partial(fit_blend, words=fit_words, encoded=fit_four_layers),
+    "0.4 TF-IDF of letters, 0.6 the last four layers": partial(
+        fit_blend, words=fit_letters, encoded=fit_four_layers, share=0.4
+    ),
+    "mean of letters with form, and the last four layers": partial(fit_blend, words=fit_text, encoded=fit_four_layers),
+    "mean of letters with form, and the Gaussian kernel": partial(fit_blend, words=fit_text, encoded=fit_kernel),
     "one ridge on TF-IDF and the last four layers": fit_stacked,
 }
 

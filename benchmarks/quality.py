@@ -65,6 +65,12 @@ def letters_ridge(sides: dict, songs: np.ndarray) -> np.ndarray:
     return tfidf_ridge(sides, songs, "char_wb")
 
 
+def text_ridge(sides: dict, songs: np.ndarray) -> np.ndarray:
+    """What stands beside LoRA in the blend."""
+    train, test = (sides[side].table["lyrics"] for side in ("train", "test"))
+    return lu.text_ridge().fit(train.iloc[songs], sides["train"].valence[songs]).predict(test)
+
+
 def frozen_ridge(sides: dict, songs: np.ndarray, pooling: str = "mean", layers: int = 1) -> np.ndarray:
     vectors = {side: sides[side].frozen(4).song_vectors(pooling, layers) for side in ("train", "test")}
     return lu.frozen_ridge().fit(vectors["train"][songs], sides["train"].valence[songs]).predict(vectors["test"])
@@ -76,16 +82,17 @@ def layers_ridge(sides: dict, songs: np.ndarray) -> np.ndarray:
 
 
 FLOORS = {
-    function.__name__: function for function in (constant, tfidf_ridge, letters_ridge, frozen_ridge, layers_ridge)
+    function.__name__: function
+    for function in (constant, tfidf_ridge, letters_ridge, text_ridge, frozen_ridge, layers_ridge)
 }
-BLENDS = {"blend": "lora", "ridge_blend": "layers_ridge"}  # what is put together with letters_ridge
+BLENDS = {"blend": "lora", "ridge_blend": "layers_ridge"}  # what is put together with text_ridge
 TABLE = [
     *(Run(method) for method in FLOORS),
     *(Run(method, seed) for method in ("baseline", "lora_paper", "lora", "blend", "full") for seed in (42, 43, 44)),
     Run("ridge_blend"),
 ]
 RANDOM_SPLIT = [Run(method, split_by="song") for method in (*FLOORS, "ridge_blend", "baseline", "lora", "blend")]
-CURVE_METHODS = ("tfidf_ridge", "letters_ridge", "frozen_ridge", "layers_ridge", "lora", "blend")
+CURVE_METHODS = ("tfidf_ridge", "text_ridge", "frozen_ridge", "layers_ridge", "lora", "blend")
 LEARNING_CURVE = [Run(method, songs=songs) for songs in CURVE for method in CURVE_METHODS]
 RUNS = [*TABLE, *RANDOM_SPLIT, *LEARNING_CURVE]
 
@@ -157,7 +164,7 @@ def measure(run: Run) -> None:
         prediction = FLOORS[run.method](sides, songs).clip(0, 1)
     elif run.method in BLENDS:
         table = pd.read_csv(RESULTS / f"{run.split_by}.csv")
-        parts = [table[replace(run, method=part).name] for part in (BLENDS[run.method], "letters_ridge")]
+        parts = [table[replace(run, method=part).name] for part in (BLENDS[run.method], "text_ridge")]
         prediction = lu.models.mix(*parts, sides["train"].valence[songs].mean(), BLEND).to_numpy()
         if run.is_shipped:
             ship_blend(run, sides, prediction)
@@ -203,11 +210,11 @@ def ship(run: Run, model: lu.models.SongRegressor, test: Side, history: list[dic
 
 
 def ship_blend(run: Run, sides: dict[str, Side], prediction: np.ndarray) -> None:
-    """Put the shipped LoRA model and the letters together and save them."""
+    """Put the shipped LoRA model, letters and form together and save them."""
     songs = sides["train"]
     lora, history = lu.load_model(CHECKPOINTS / "lora", songs.encoder), lu.load_results(CHECKPOINTS / "lora").history
-    letters = lu.tfidf_ridge(BLEND.words_analyzer).fit(songs.table["lyrics"], songs.valence)
-    ship(run, lu.blend(lora, letters, songs.valence.mean(), BLEND), sides["test"], history, prediction)
+    words = lu.text_ridge().fit(songs.table["lyrics"], songs.valence)
+    ship(run, lu.blend(lora, words, songs.valence.mean(), BLEND), sides["test"], history, prediction)
 
 
 def record(run: Run, sides: dict[str, Side], prediction: np.ndarray, cost: dict) -> None:

@@ -17,6 +17,7 @@ from lyric_utils.models import (
     save_model,
     score_songs,
     tabulate_predictions,
+    text_ridge,
     tfidf_ridge,
 )
 from lyric_utils.profiles import Profile, Recipe, load_profile
@@ -73,6 +74,7 @@ __all__ = [
     "score_with_intervals",
     "split_songs",
     "tabulate_predictions",
+    "text_ridge",
     "tfidf_ridge",
     "train",
 ]

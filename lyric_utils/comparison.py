@@ -15,14 +15,15 @@ METHODS = {
     "constant": "constant mean",
     "tfidf_ridge": "TF-IDF + ridge",
     "letters_ridge": "TF-IDF of letters + ridge",
+    "text_ridge": "TF-IDF of letters, form + ridge",
     "frozen_ridge": "frozen + ridge",
     "layers_ridge": "frozen, four layers + ridge",
     "baseline": "baseline",
     "lora_paper": "LoRA, paper recipe",
     "full": "full fine-tuning",
     "lora": "LoRA",
-    "ridge_blend": "frozen, four layers + TF-IDF",
-    "blend": "LoRA + TF-IDF",
+    "ridge_blend": "frozen, four layers + TF-IDF, form",
+    "blend": "LoRA + TF-IDF, form",
 }
 
 

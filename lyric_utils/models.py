@@ -9,6 +9,7 @@ import hashlib
 import json
 import platform
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -27,8 +28,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.feature_selection import VarianceThreshold
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import Pipeline, make_pipeline, make_union
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import nn
 
 from lyric_utils.chunking import Chunks, average_by_song, check_windows, chunk_lyrics
@@ -43,22 +44,50 @@ from lyric_utils.encoders import (
 )
 from lyric_utils.frozen import FrozenPass, LiveRows, Rows, StoredRows, embed_chunks, pack, weights_hash
 from lyric_utils.profiles import Recipe
-from lyric_utils.songs import LyricsError, folder_written_whole
+from lyric_utils.songs import LyricsError, folder_written_whole, words_key
+
+TFIDF_PENALTIES = np.logspace(-1, 2, 7)
 
 
-def tfidf_ridge(analyzer: str = "word", vocabulary: list[str] | None = None) -> Pipeline:
+def tfidf_ridge(analyzer: str = "word") -> Pipeline:
     """Floor 1: ridge regression on TF-IDF, its penalty chosen by leave-one-out.
 
     Args:
         analyzer: "word" counts words, "char_wb" runs of two to four letters within words, so that *cry* and *crying*
             have most of them in common (names as in scikit-learn).
-        vocabulary: what is counted, where it is known before.
     """
+    return make_pipeline(_tfidf(analyzer), RidgeCV(alphas=TFIDF_PENALTIES))
+
+
+def text_ridge(vocabulary: list[str] | None = None) -> Pipeline:
+    """Ridge regression on the TF-IDF of a song's runs of letters and on its form, see `measure_form`.
+
+    Args:
+        vocabulary: the runs of letters, where they are known before.
+    """
+    form = make_pipeline(FunctionTransformer(measure_form), StandardScaler())
+    return make_pipeline(make_union(_tfidf("char_wb", vocabulary), form), RidgeCV(alphas=TFIDF_PENALTIES))
+
+
+def measure_form(lyrics: Iterable[str]) -> np.ndarray:
+    """The form of each song: log(1 + n) of its words, distinct words, lines and distinct lines, shape (n_songs, 4).
+
+    How long a song is and how much of it repeats: neither TF-IDF, whose vectors all have length 1, nor a mean over
+    tokens can tell. Case and punctuation do not count.
+    """
+    counts = []
+    for song in lyrics:
+        lines = [key for line in song.splitlines() if (key := words_key(line))]
+        words = " ".join(lines).split()
+        counts.append([len(words), len(set(words)), len(lines), len(set(lines))])
+    return np.log1p(np.reshape(counts, (-1, 4)))
+
+
+def _tfidf(analyzer: str, vocabulary: list[str] | None = None) -> TfidfVectorizer:
     counted = {"word": {"min_df": 2}, "char_wb": {"min_df": 5, "ngram_range": (2, 4)}}[analyzer]
-    terms = TfidfVectorizer(
+    return TfidfVectorizer(
         analyzer=analyzer, sublinear_tf=True, strip_accents="unicode", vocabulary=vocabulary, **counted
     )
-    return make_pipeline(terms, RidgeCV(alphas=np.logspace(-1, 2, 7)))
 
 
 def frozen_ridge() -> Pipeline:
@@ -340,7 +369,7 @@ class FullRegressor(FineTunedRegressor):
 
 
 class BlendRegressor(LoraRegressor):
-    """A trained LoRA regressor and a fitted `tfidf_ridge`: their weighted mean, moved away from the mean valence.
+    """A trained LoRA regressor and a fitted `text_ridge`: their weighted mean, moved away from the mean valence.
 
     Where two models disagree their mean stays in the middle, so it is more timid than either of them:
     `recipe.stretch` makes up for that. Source: Breiman 1996, "Stacked Regressions".
@@ -356,11 +385,13 @@ class BlendRegressor(LoraRegressor):
         return mix(super().predict(lyrics), self.words.predict(lyrics), self.mean_valence, self.recipe)
 
     def weights(self) -> dict[str, dict[str, torch.Tensor]]:
-        vectorizer, ridge = self.words[0], self.words[-1]
-        vocabulary = "\n".join(vectorizer.get_feature_names_out()).encode()
+        letters, scaler, ridge = parts_of(self.words)
+        vocabulary = "\n".join(letters.get_feature_names_out()).encode()
         words = {
-            "vocabulary": torch.frombuffer(bytearray(vocabulary), dtype=torch.uint8),  # UTF-8, one term a line
-            "idf": torch.from_numpy(vectorizer.idf_),
+            "vocabulary": torch.frombuffer(bytearray(vocabulary), dtype=torch.uint8),  # UTF-8, one a line
+            "idf": torch.from_numpy(letters.idf_),
+            "form_mean": torch.from_numpy(scaler.mean_),
+            "form_scale": torch.from_numpy(scaler.scale_),
             "coefficients": torch.from_numpy(ridge.coef_),
             "intercept": torch.tensor([ridge.intercept_], dtype=torch.float64),
             "mean_valence": torch.tensor([self.mean_valence], dtype=torch.float64),
@@ -371,10 +402,18 @@ class BlendRegressor(LoraRegressor):
         super().load_weights(folder)
         words = load_file(folder / "words.safetensors")
         vocabulary = bytes(words["vocabulary"].tolist()).decode().split("\n")
-        self.words = tfidf_ridge(self.recipe.words_analyzer, vocabulary)
-        self.words[0].idf_ = words["idf"].numpy()
-        self.words[-1].coef_, self.words[-1].intercept_ = words["coefficients"].numpy(), words["intercept"].item()
+        self.words = text_ridge(vocabulary)
+        letters, scaler, ridge = parts_of(self.words)
+        letters.idf_ = words["idf"].numpy()
+        scaler.mean_, scaler.scale_ = words["form_mean"].numpy(), words["form_scale"].numpy()
+        ridge.coef_, ridge.intercept_ = words["coefficients"].numpy(), words["intercept"].item()
         self.mean_valence = words["mean_valence"].item()
+
+
+def parts_of(words: Pipeline) -> tuple[TfidfVectorizer, StandardScaler, RidgeCV]:
+    """What a `text_ridge` has learned: letters, the scale of the form, coefficients."""
+    (_, letters), (_, form) = words[0].transformer_list
+    return letters, form[-1], words[-1]
 
 
 def mix(encoded: np.ndarray, words: np.ndarray, mean_valence: float, recipe: Recipe) -> np.ndarray:
@@ -388,7 +427,7 @@ def mix(encoded: np.ndarray, words: np.ndarray, mean_valence: float, recipe: Rec
 
 
 def blend(lora: LoraRegressor, words: Pipeline, mean_valence: float, recipe: Recipe) -> BlendRegressor:
-    """Put a trained LoRA regressor and a fitted `tfidf_ridge` together, by a recipe for a blend of them."""
+    """Put a trained LoRA regressor and a fitted `text_ridge` together, by a recipe for a blend of them."""
     blended = build_model(lora.encoder, recipe, max_length=lora.max_length, stride=lora.stride)
     blended.load_state_dict(lora.state_dict())
     blended.words, blended.mean_valence = words, mean_valence
@@ -616,9 +655,11 @@ def model_card(model: SongRegressor, config: dict, metrics: dict, songs: int) ->
     trainable = sum(weight.numel() for weight in model.trainable_state().values())
     words = ""
     if isinstance(model, BlendRegressor):
-        counted = {"word": "words", "char_wb": "runs of letters"}[model.recipe.words_analyzer]
-        count, share = len(model.words[0].get_feature_names_out()), model.recipe.words_share
-        words = f"\n\nRidge regression on {count:,} {counted} has a share of {share:g} in each score."
+        letters, recipe = len(parts_of(model.words)[0].get_feature_names_out()), model.recipe
+        words = (
+            f"\n\nA ridge regression has a share of {recipe.words_share:g} in each score. It reads {letters:,} runs of "
+            "letters\nand the song's form: how many words, distinct words, lines and distinct lines there are."
+        )
     recipe = "\n".join(f"| {name} | {value} |" for name, value in config["recipe"].items())
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
     return f"""# {type(model).__name__} on {config["encoder"]}

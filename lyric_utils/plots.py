@@ -16,13 +16,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 # Of Tol (2021), for more methods than Okabe and Ito have colours.
-OLIVE, WINE, INDIGO, TEAL = "#999933", "#882255", "#332288", "#44AA99"
+OLIVE, WINE, INDIGO, TEAL, DARK_OLIVE = "#999933", "#882255", "#332288", "#44AA99", "#666633"
 GREY, LIGHT_GREY = "#767676", "#E4E4E4"
 
 METHOD_COLOURS = {"constant mean": GREY, "TF-IDF + ridge": GREEN, "frozen + ridge": PURPLE}
 METHOD_COLOURS |= {"frozen, four layers + ridge": INDIGO, "TF-IDF of letters + ridge": OLIVE, "full fine-tuning": WINE}
-METHOD_COLOURS |= {"frozen, four layers + TF-IDF": TEAL}
-METHOD_COLOURS |= {"LoRA + TF-IDF": ORANGE, "LoRA, paper recipe": SKY, "baseline": BLUE, "LoRA": VERMILION}
+METHOD_COLOURS |= {"TF-IDF of letters, form + ridge": DARK_OLIVE, "frozen, four layers + TF-IDF, form": TEAL}
+METHOD_COLOURS |= {"LoRA + TF-IDF, form": ORANGE, "LoRA, paper recipe": SKY, "baseline": BLUE, "LoRA": VERMILION}
 TEXT_PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 OTHER_COLOURS = (BLACK, OLIVE, WINE)
 ERRORS = {"mse": "MSE", "rmse": "RMSE", "mae": "MAE"}
@@ -240,7 +240,7 @@ def learning_curve(tables, extrapolated=None, ceiling=None, ax=None) -> Axes:
         ax.plot(table.index, table["value"], "o", markerfacecolor="white", color=colours[method])
     if extrapolated:
         ax.plot([], [], "o:", markerfacecolor="white", color=BLACK, label="extrapolated")
-    _legend_above(ax)
+    _legend_above(ax, ncols=2)
     return _label(ax, "training songs", "R² on unseen artists (higher is better)")
 
 

@@ -12,7 +12,7 @@ class Recipe:
 
     Attributes:
         model: "baseline" (MLP on frozen embeddings), "lora" (adapters and head), "full" (the top layers themselves and
-            head) or "blend" (a LoRA regressor averaged with ridge regression on words).
+            head) or "blend" (a LoRA regressor averaged with ridge regression on words and form).
         pooling: how an encoder output of shape (n_tokens, hidden) becomes one vector: "cls", "mean" or "distinct"
             (the mean in which every distinct token counts once), see `lyric_utils.encoders.pool`.
         adapted_layers: top layers of the encoder that carry adapters or are trained; the others stay frozen.
@@ -28,9 +28,8 @@ class Recipe:
         weight_decay: of AdamW, decoupled from the learning rate's gradient step (Loshchilov & Hutter 2019).
         warmup: share of all steps over which the learning rates rise from zero; "constant" after that or,
             with `schedule="linear"`, falling to zero at the last step.
-        words_share: weight of the ridge regression on words in a blend, 0 to 1.
+        words_share: weight of that ridge regression in a blend, 0 to 1, see `lyric_utils.models.text_ridge`.
         stretch: how far the scores of a blend are moved away from the training songs' mean valence.
-        words_analyzer: what that regression counts, "word" or "char_wb", see `lyric_utils.models.tfidf_ridge`.
     """
 
     model: str
@@ -52,7 +51,6 @@ class Recipe:
     schedule: str = "constant"
     words_share: float = 0.0
     stretch: float = 1.0
-    words_analyzer: str = "word"
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ LORA_TUNED = Recipe(
     warmup=0.1,
     schedule="linear",
 )
-BLEND = replace(LORA_TUNED, model="blend", words_share=0.4, stretch=1.15, words_analyzer="char_wb")
+BLEND = replace(LORA_TUNED, model="blend", words_share=0.5, stretch=1.15)
 FULL = replace(LORA_TUNED, model="full", adapted_layers=6, learning_rate=2e-5)
 
 PROFILES = {

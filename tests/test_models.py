@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import BertConfig, BertModel
 
@@ -52,7 +54,7 @@ def model(request, tiny_encoder):
     recipes = {"baseline": BASELINE, "lora": LORA_TUNED, "lora_paper": LORA_PAPER, "full": FULL, "blend": LORA_TUNED}
     model = shaken(lu.build_model(tiny_encoder, recipes[request.param]))
     if request.param == "blend":
-        return lu.blend(model, lu.tfidf_ridge("char_wb").fit(SONGS * 5, [0.1, 0.9, 0.3] * 5), 0.45, BLEND)
+        return lu.blend(model, lu.text_ridge().fit(SONGS * 5, [0.1, 0.9, 0.3] * 5), 0.45, BLEND)
     return model
 
 
@@ -168,10 +170,32 @@ def test_floors_fit_and_predict():
     assert lu.frozen_ridge().fit(vectors, vectors[:, 0]).score(vectors, vectors[:, 0]) > 0.9
 
 
+def test_text_ridge_hears_how_long_a_song_is_and_how_much_it_repeats():
+    """Labels that follow the form alone, on songs of the same words: letters tell nothing of them."""
+    lines = ["walking down the road", "singing to the rain", "waiting for the sun", "running with the wind"]
+    songs = ["\n".join(lines * count) for count in range(1, 9)] + ["\n".join(lines[:1] * 4 * n) for n in range(1, 9)]
+    valence = np.array([0.05 * count for count in range(1, 9)] + [0.5 + 0.05 * count for count in range(1, 9)])
+    ridge = lu.text_ridge().fit(songs * 3, np.tile(valence, 3))
+    assert np.corrcoef(ridge.predict(songs), valence)[0, 1] > 0.9
+
+
+@given(st.lists(st.text("abc '!\r\né", max_size=30), max_size=5))
+def test_form_counts_words_and_lines_whatever_case_and_punctuation(songs):
+    form = lu.models.measure_form(songs)
+    assert form.shape == (len(songs), 4)
+    words, distinct_words, lines, distinct_lines = np.expm1(form).round().astype(int).T
+    assert (words >= distinct_words).all()
+    assert (lines >= distinct_lines).all()
+    assert (words >= lines).all()
+    np.testing.assert_array_equal(form, lu.models.measure_form([song.upper() + " ?!" for song in songs]))
+    sung_twice = np.expm1(lu.models.measure_form([f"{song}\n{song}" for song in songs])).round().astype(int)
+    np.testing.assert_array_equal(sung_twice.T, [2 * words, distinct_words, 2 * lines, distinct_lines])
+
+
 @pytest.mark.parametrize("stretch", [1.0, 1.2, 9.0])
 def test_a_blend_is_the_weighted_mean_of_its_two_models_moved_away_from_the_mean(stretch, tiny_encoder):
-    lora, words = shaken(lu.build_model(tiny_encoder, LORA_TUNED)), lu.tfidf_ridge().fit(SONGS * 2, [0.1, 0.9, 0.3] * 2)
-    recipe = replace(BLEND, words_share=0.3, stretch=stretch, words_analyzer="word")
+    lora, words = shaken(lu.build_model(tiny_encoder, LORA_TUNED)), lu.text_ridge().fit(SONGS * 5, [0.1, 0.9, 0.3] * 5)
+    recipe = replace(BLEND, words_share=0.3, stretch=stretch)
     expected = 0.45 + stretch * (0.7 * lora.predict(SONGS) + 0.3 * words.predict(SONGS).clip(0, 1) - 0.45)
     found = lu.blend(lora, words, 0.45, recipe).predict(SONGS)
     np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-6)
