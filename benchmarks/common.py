@@ -97,8 +97,11 @@ def synthetic_songs(tokens, tokenizer) -> pd.DataFrame:
 def interleave(results: "Results", ways: dict[str, Callable[[], object]], rounds: int) -> None:
     """Run every way once a round, in turns, and write the seconds after each: a killed benchmark goes on where it was.
 
-    Forwards in even rounds and backwards in odd ones, so that no way always follows the same other one.
+    Forwards in even rounds and backwards in odd ones, so that no way always follows the same other one. Rounds of other
+    ways are forgotten: a way added later would be set against times of another day.
     """
+    if results.get("ways") != list(ways):
+        results |= {"ways": list(ways), "seconds": {}}
     seconds = results["seconds"]
     for round_number in range(rounds):
         for name in list(ways)[:: -1 if round_number % 2 else 1]:
@@ -165,7 +168,7 @@ def machine() -> dict[str, object]:
 
 
 class Results(dict):
-    """The JSON file of a benchmark: `machine`, `settings`, `seconds` (way -> one number a round), `peak_mib`.
+    """The JSON file of a benchmark: `machine`, `settings`, `ways`, `seconds` (way -> one number a round), `peak_mib`.
 
     A file of the same machine and the same settings is taken up again; any other is begun anew.
     """

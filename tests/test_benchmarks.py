@@ -106,6 +106,14 @@ def test_a_killed_benchmark_goes_on(tmp_path):
     assert common.Results("toy", tmp_path, size=2)["seconds"] == {}
 
 
+def test_a_new_way_is_not_set_against_rounds_of_another_day(tmp_path):
+    calls = []
+    ways_of_toy = {name: lambda name=name: calls.append(name) for name in ("plain", "ours", "new")}
+    for names in (["plain", "ours"], ["plain", "ours", "new"]):
+        common.interleave(common.Results("toy", tmp_path), {name: ways_of_toy[name] for name in names}, 1)
+    assert calls == ["plain", "ours", "plain", "ours", "new"]
+
+
 def loss_after_steps(regressor=LoraRegressor, recipe=LORA_TUNED, steps: int = 1) -> list[float]:
     encoder = ways.random_bert(SIZE)
     recipe = replace(recipe, adapter_dropout=0.0, learning_rate=1e-2, head_learning_rate=1e-2)
