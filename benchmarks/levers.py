@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from sklearn.compose import ColumnTransformer
 from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -125,8 +126,9 @@ def fit_text(train: np.ndarray, held: np.ndarray) -> np.ndarray:
 def fit_form(train: np.ndarray, held: np.ndarray) -> np.ndarray:
     """Ridge regression on four numbers a song, no word among them."""
     songs, valence, _ = load_folds()
-    form = lu.models.measure_form(songs["lyrics"])
-    return lu.frozen_ridge().fit(form[train], valence[train]).predict(form[held])
+    form = lu.text_ridge()[0].transformer_list[1][1]  # without the letters before it
+    model = make_pipeline(form, RidgeCV()).fit(songs["lyrics"][train], valence[train])
+    return model.predict(songs["lyrics"][held])
 
 
 def fit_vectors(train: np.ndarray, held: np.ndarray, pooling: str, layers: int = 1) -> np.ndarray:
@@ -186,7 +188,7 @@ LINEAR: dict[str, Callable] = {
     "TF-IDF, words": fit_words,
     "TF-IDF, words and pairs": lambda *fold: fit_words(*fold, ngram_range=(1, 2)),
     "TF-IDF, runs of two to four letters": fit_letters,
-    "form: numbers of words, distinct words, lines, distinct lines": fit_form,
+    "form: words, distinct words, words a line, share of distinct lines": fit_form,
     "TF-IDF of letters, and form": fit_text,
     "frozen, [CLS]": lambda *fold: fit_vectors(*fold, "cls"),
     "frozen, mean of the last layer": lambda *fold: fit_vectors(*fold, "mean"),

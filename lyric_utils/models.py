@@ -47,6 +47,7 @@ from lyric_utils.profiles import Recipe
 from lyric_utils.songs import LyricsError, folder_written_whole, words_key
 
 TFIDF_PENALTIES = np.logspace(-1, 2, 7)
+USUAL_LINES = [6.4, 0.73]  # words a line, and share of distinct lines: geometric means of the public subset
 
 
 def tfidf_ridge(analyzer: str = "word") -> Pipeline:
@@ -65,22 +66,29 @@ def text_ridge(vocabulary: list[str] | None = None) -> Pipeline:
     Args:
         vocabulary: the runs of letters, where they are known before.
     """
-    form = make_pipeline(FunctionTransformer(measure_form), StandardScaler())
+    form = make_pipeline(FunctionTransformer(measure_form), StandardScaler(), FunctionTransformer(_bound))
     return make_pipeline(make_union(_tfidf("char_wb", vocabulary), form), RidgeCV(alphas=TFIDF_PENALTIES))
 
 
 def measure_form(lyrics: Iterable[str]) -> np.ndarray:
-    """The form of each song: log(1 + n) of its words, distinct words, lines and distinct lines, shape (n_songs, 4).
+    """The form of each song: how long it is and how much of it repeats, shape (n_songs, 4).
 
-    How long a song is and how much of it repeats: neither TF-IDF, whose vectors all have length 1, nor a mean over
-    tokens can tell. Case and punctuation do not count.
+    Neither TF-IDF, whose vectors all have length 1, nor a mean over tokens can tell that. The columns are logarithms of
+    the number of words, of distinct words, of words a line, and of the share of distinct lines. A song in one line
+    tells nothing of its lines and counts as a usual one there. Case and punctuation do not count.
     """
     counts = []
     for song in lyrics:
         lines = [key for line in song.splitlines() if (key := words_key(line))]
         words = " ".join(lines).split()
-        counts.append([len(words), len(set(words)), len(lines), len(set(lines))])
-    return np.log1p(np.reshape(counts, (-1, 4)))
+        by_line = [len(words) / len(lines), len(set(lines)) / len(lines)] if len(lines) > 1 else USUAL_LINES
+        counts.append([max(len(words), 1), max(len(set(words)), 1), *by_line])
+    return np.log(np.reshape(counts, (-1, 4)))
+
+
+def _bound(scaled: np.ndarray) -> np.ndarray:
+    """At most two standard deviations from the mean, so that unusual line breaks cannot decide a song's score."""
+    return scaled.clip(-2, 2)
 
 
 def _tfidf(analyzer: str, vocabulary: list[str] | None = None) -> TfidfVectorizer:
@@ -413,7 +421,7 @@ class BlendRegressor(LoraRegressor):
 def parts_of(words: Pipeline) -> tuple[TfidfVectorizer, StandardScaler, RidgeCV]:
     """What a `text_ridge` has learned: letters, the scale of the form, coefficients."""
     (_, letters), (_, form) = words[0].transformer_list
-    return letters, form[-1], words[-1]
+    return letters, form["standardscaler"], words[-1]
 
 
 def mix(encoded: np.ndarray, words: np.ndarray, mean_valence: float, recipe: Recipe) -> np.ndarray:
@@ -658,7 +666,7 @@ def model_card(model: SongRegressor, config: dict, metrics: dict, songs: int) ->
         letters, recipe = len(parts_of(model.words)[0].get_feature_names_out()), model.recipe
         words = (
             f"\n\nA ridge regression has a share of {recipe.words_share:g} in each score. It reads {letters:,} runs of "
-            "letters\nand the song's form: how many words, distinct words, lines and distinct lines there are."
+            "letters\nand the song's form: words, distinct words, words a line, share of distinct lines."
         )
     recipe = "\n".join(f"| {name} | {value} |" for name, value in config["recipe"].items())
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())

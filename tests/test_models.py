@@ -177,19 +177,28 @@ def test_text_ridge_hears_how_long_a_song_is_and_how_much_it_repeats():
     valence = np.array([0.05 * count for count in range(1, 9)] + [0.5 + 0.05 * count for count in range(1, 9)])
     ridge = lu.text_ridge().fit(songs * 3, np.tile(valence, 3))
     assert np.corrcoef(ridge.predict(songs), valence)[0, 1] > 0.9
+    (_, _), (_, form) = ridge[0].transformer_list
+    assert np.abs(form.transform(["la " * 9_000, "\n".join(["two words"] * 900)])).max() <= 2
+
+
+def test_a_song_in_one_line_tells_nothing_of_its_lines():
+    form = lu.models.measure_form(["one line", "another, and a longer line than the first", "of two\nlines"])
+    np.testing.assert_array_equal(form[0, 2:], form[1, 2:])
+    np.testing.assert_allclose(form[2], np.log([3, 3, 1.5, 1]))
 
 
 @given(st.lists(st.text("abc '!\r\né", max_size=30), max_size=5))
 def test_form_counts_words_and_lines_whatever_case_and_punctuation(songs):
     form = lu.models.measure_form(songs)
     assert form.shape == (len(songs), 4)
-    words, distinct_words, lines, distinct_lines = np.expm1(form).round().astype(int).T
-    assert (words >= distinct_words).all()
-    assert (lines >= distinct_lines).all()
-    assert (words >= lines).all()
+    words, distinct_words, words_a_line, distinct_lines = form.T
     np.testing.assert_array_equal(form, lu.models.measure_form([song.upper() + " ?!" for song in songs]))
-    sung_twice = np.expm1(lu.models.measure_form([f"{song}\n{song}" for song in songs])).round().astype(int)
-    np.testing.assert_array_equal(sung_twice.T, [2 * words, distinct_words, 2 * lines, distinct_lines])
+    twice = lu.models.measure_form([f"{song}\n{song}" for song in songs]).T
+    sung, several = words > 0, [len([line for line in song.splitlines() if line.strip(" '!")]) > 1 for song in songs]
+    np.testing.assert_allclose(twice[0][sung], words[sung] + np.log(2))
+    np.testing.assert_array_equal(twice[1], distinct_words)
+    np.testing.assert_allclose(twice[2][several], words_a_line[several])
+    np.testing.assert_allclose(twice[3][several], distinct_lines[several] - np.log(2))
 
 
 @pytest.mark.parametrize("stretch", [1.0, 1.2, 9.0])
