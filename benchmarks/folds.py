@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 import lyric_utils as lu
-from benchmarks.levers import fit_constant, fit_text, fit_vectors, fit_words, load_folds, load_pass
+from benchmarks.levers import fit_constant, fit_kernel, fit_text, fit_vectors, fit_words, load_folds, load_pass
 from benchmarks.quality import RESULTS, load_sides, part_of_pass
 from lyric_utils.profiles import BASELINE, BLEND, LORA_TUNED, Recipe
 from lyric_utils.songs import written_whole
@@ -53,6 +53,8 @@ METHODS: dict[str, Callable] = {
     "lora, hard labels": lambda *fold: fit_recipe(*fold, replace(LORA_TUNED, soft_targets=0.0)),
     "blend-42": fit_blend,
     "ridge_blend": partial(fit_blend, encoded="layers_ridge"),
+    "kernel_ridge": fit_kernel,
+    "kernel_blend": partial(fit_blend, encoded="kernel_ridge"),
 }
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.compose import ColumnTransformer
-from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
@@ -29,7 +28,7 @@ from transformers import AutoModel
 
 import lyric_utils as lu
 from benchmarks.common import write_json
-from benchmarks.quality import RESULTS, load_sides, part_of_pass
+from benchmarks.quality import RESULTS, gaussian_kernel_ridge, load_sides, part_of_pass
 from lyric_utils.encoders import quiet_transformers
 from lyric_utils.models import LoraRegressor
 from lyric_utils.profiles import BLEND, LORA_TUNED
@@ -138,15 +137,10 @@ def fit_vectors(train: np.ndarray, held: np.ndarray, pooling: str, layers: int =
 
 
 def fit_kernel(train: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """Kernel ridge regression with a Gaussian kernel on the vectors of four layers: what a line through them misses.
-
-    Width and penalty are the best of four times three on these folds.
-    """
+    """Kernel ridge regression with a Gaussian kernel on the vectors of four layers: what a line through them misses."""
     _, valence, _ = load_folds()
-    vectors, mean = load_pass().song_vectors("distinct", 4), valence[train].mean()
-    kernel = KernelRidge(kernel="rbf", gamma=1 / (4 * vectors.shape[1]))  # about 1 / (2 x mean squared distance)
-    model = make_pipeline(StandardScaler(), kernel).fit(vectors[train], valence[train] - mean)
-    return mean + model.predict(vectors[held])
+    vectors = load_pass().song_vectors("distinct", 4)
+    return gaussian_kernel_ridge(vectors.shape[1]).fit(vectors[train], valence[train]).predict(vectors[held])
 
 
 def fit_constant(train: np.ndarray, held: np.ndarray) -> np.ndarray:

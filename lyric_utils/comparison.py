@@ -18,11 +18,13 @@ METHODS = {
     "text_ridge": "TF-IDF of letters, form + ridge",
     "frozen_ridge": "frozen + ridge",
     "layers_ridge": "frozen, four layers + ridge",
+    "kernel_ridge": "frozen, four layers + kernel ridge",
     "baseline": "baseline",
     "lora_paper": "LoRA, paper recipe",
     "full": "full fine-tuning",
     "lora": "LoRA",
     "ridge_blend": "frozen, four layers + TF-IDF, form",
+    "kernel_blend": "frozen, four layers, kernel + TF-IDF, form",
     "blend": "LoRA + TF-IDF, form",
 }
 

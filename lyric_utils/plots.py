@@ -16,12 +16,15 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 # Of Tol (2021), for more methods than Okabe and Ito have colours.
-OLIVE, WINE, INDIGO, TEAL, DARK_OLIVE = "#999933", "#882255", "#332288", "#44AA99", "#666633"
+OLIVE, WINE, INDIGO, TEAL = "#999933", "#882255", "#332288", "#44AA99"
+DARK_OLIVE, DARK_BLUE, DARK_TEAL = "#666633", "#222255", "#225555"
 GREY, LIGHT_GREY = "#767676", "#E4E4E4"
 
 METHOD_COLOURS = {"constant mean": GREY, "TF-IDF + ridge": GREEN, "frozen + ridge": PURPLE}
 METHOD_COLOURS |= {"frozen, four layers + ridge": INDIGO, "TF-IDF of letters + ridge": OLIVE, "full fine-tuning": WINE}
 METHOD_COLOURS |= {"TF-IDF of letters, form + ridge": DARK_OLIVE, "frozen, four layers + TF-IDF, form": TEAL}
+METHOD_COLOURS |= {"frozen, four layers + kernel ridge": DARK_BLUE}
+METHOD_COLOURS |= {"frozen, four layers, kernel + TF-IDF, form": DARK_TEAL}
 METHOD_COLOURS |= {"LoRA + TF-IDF, form": ORANGE, "LoRA, paper recipe": SKY, "baseline": BLUE, "LoRA": VERMILION}
 TEXT_PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 OTHER_COLOURS = (BLACK, OLIVE, WINE)
