@@ -16,7 +16,17 @@ import numpy as np
 import pandas as pd
 
 import lyric_utils as lu
-from benchmarks.levers import fit_constant, fit_kernel, fit_text, fit_vectors, fit_words, load_folds, load_pass
+from benchmarks.levers import (
+    fit_constant,
+    fit_four_layers,
+    fit_kernel,
+    fit_letters,
+    fit_text,
+    fit_vectors,
+    fit_words,
+    load_folds,
+    load_pass,
+)
 from benchmarks.quality import RESULTS, load_sides, part_of_pass
 from lyric_utils.profiles import BASELINE, BLEND, LORA_TUNED, Recipe
 from lyric_utils.songs import written_whole
@@ -44,10 +54,10 @@ def fit_blend(train: np.ndarray, held: np.ndarray, encoded: str = "lora-42") -> 
 METHODS: dict[str, Callable] = {
     "constant": fit_constant,
     "tfidf_ridge": fit_words,
-    "letters_ridge": lambda *fold: fit_words(*fold, "char_wb"),
+    "letters_ridge": fit_letters,
     "text_ridge": fit_text,
     "frozen_ridge": lambda *fold: fit_vectors(*fold, "mean"),
-    "layers_ridge": lambda *fold: fit_vectors(*fold, "distinct", 4),
+    "layers_ridge": fit_four_layers,
     **{f"baseline-{seed}": lambda *fold, seed=seed: fit_recipe(*fold, BASELINE, seed) for seed in (42, 43, 44)},
     "lora-42": lambda *fold: fit_recipe(*fold, LORA_TUNED),
     "lora, hard labels": lambda *fold: fit_recipe(*fold, replace(LORA_TUNED, soft_targets=0.0)),

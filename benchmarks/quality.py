@@ -53,43 +53,51 @@ class Run:
 
     @property
     def _seed(self) -> list[str]:
-        return [] if self.method in (*FLOORS, "ridge_blend", "kernel_blend") else [str(self.seed)]
+        return [] if BLENDS.get(self.method, self.method) in FLOORS else [str(self.seed)]
 
 
 def constant(sides: dict, songs: np.ndarray) -> np.ndarray:
     return np.full(len(sides["test"].table), sides["train"].valence[songs].mean())
 
 
-def tfidf_ridge(sides: dict, songs: np.ndarray, analyzer: str = "word") -> np.ndarray:
-    train, test = (sides[side].table["lyrics"] for side in ("train", "test"))
-    return lu.tfidf_ridge(analyzer).fit(train.iloc[songs], sides["train"].valence[songs]).predict(test)
+def tfidf_ridge(sides: dict, songs: np.ndarray) -> np.ndarray:
+    return read_lyrics(lu.tfidf_ridge(), sides, songs)
 
 
 def letters_ridge(sides: dict, songs: np.ndarray) -> np.ndarray:
-    return tfidf_ridge(sides, songs, "char_wb")
+    return read_lyrics(lu.tfidf_ridge("char_wb"), sides, songs)
 
 
 def text_ridge(sides: dict, songs: np.ndarray) -> np.ndarray:
     """What stands beside LoRA in the blend."""
-    train, test = (sides[side].table["lyrics"] for side in ("train", "test"))
-    return lu.text_ridge().fit(train.iloc[songs], sides["train"].valence[songs]).predict(test)
+    return read_lyrics(lu.text_ridge(), sides, songs)
 
 
-def frozen_ridge(sides: dict, songs: np.ndarray, pooling: str = "mean", layers: int = 1) -> np.ndarray:
-    vectors = {side: sides[side].frozen(4).song_vectors(pooling, layers) for side in ("train", "test")}
-    return lu.frozen_ridge().fit(vectors["train"][songs], sides["train"].valence[songs]).predict(vectors["test"])
+def frozen_ridge(sides: dict, songs: np.ndarray) -> np.ndarray:
+    return read_vectors(lu.frozen_ridge(), sides, songs, "mean", 1)
 
 
 def layers_ridge(sides: dict, songs: np.ndarray) -> np.ndarray:
     """What the tuned LoRA starts from, but for its softened targets."""
-    return frozen_ridge(sides, songs, "distinct", 4)
+    return read_vectors(lu.frozen_ridge(), sides, songs, "distinct", 4)
 
 
 def kernel_ridge(sides: dict, songs: np.ndarray) -> np.ndarray:
     """The same vectors, read by a curve."""
-    vectors = {side: sides[side].frozen(4).song_vectors("distinct", 4) for side in ("train", "test")}
-    model = gaussian_kernel_ridge(vectors["train"].shape[1])
-    return model.fit(vectors["train"][songs], sides["train"].valence[songs]).predict(vectors["test"])
+    model = gaussian_kernel_ridge(sides["train"].encoder.hidden_size)
+    return read_vectors(model, sides, songs, "distinct", 4)
+
+
+def read_lyrics(model, sides: dict, songs: np.ndarray) -> np.ndarray:
+    """Fit a model of scikit-learn on the lyrics of some training songs, and predict the test songs."""
+    train, test = (sides[side].table["lyrics"] for side in ("train", "test"))
+    return model.fit(train.iloc[songs], sides["train"].valence[songs]).predict(test)
+
+
+def read_vectors(model, sides: dict, songs: np.ndarray, pooling: str, layers: int) -> np.ndarray:
+    """The same, on the frozen encoder's vectors of them."""
+    train, test = (sides[side].frozen(4).song_vectors(pooling, layers) for side in ("train", "test"))
+    return model.fit(train[songs], sides["train"].valence[songs]).predict(test)
 
 
 def gaussian_kernel_ridge(hidden_size: int) -> TransformedTargetRegressor:
