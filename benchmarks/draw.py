@@ -62,7 +62,7 @@ def levers() -> str:
     results = json.loads((MEASURED / "levers.json").read_text())
     linear = {name: result["mean"] for name, result in results.items() if "mean" in result}
     lora = {name: result["mse_by_epoch"][-1] for name, result in results.items() if "averaged" in result}
-    heads = ["what is read", "MSE, mean of five folds"], ["LoRA, one change", "MSE of one fold"]
+    heads = ["what is read", "MSE, mean of five folds"], ["LoRA from ridge regression, one change", "MSE of one fold"]
     tables = [
         table_of(head, [[name, f"{mse:.4f}"] for name, mse in sorted(errors.items(), key=lambda item: -item[1])])
         for head, errors in zip(heads, (linear, lora), strict=True)
@@ -118,7 +118,7 @@ def time_to_quality(content: dict) -> str:
     target = row["target_validation_mse"]
     plain = f"paper recipe, {row['paper_epochs_needed']} epochs of plain steps (extrapolated)"
     rows = [[plain, target, f"{row['plain_seconds_extrapolated']:,}", 1]]
-    ways = {"start": "ridge regression, where the tuned recipe starts", "end": "tuned recipe, its only epoch"}
+    ways = {"start": "kernel ridge regression, where the tuned recipe starts", "end": "tuned recipe, its only epoch"}
     for moment, way in ways.items():
         seconds, ratio = row[f"tuned_seconds_to_{moment}"], row[f"ratio_at_{moment}"]
         rows.append([way, row[f"tuned_mse_at_{moment}"], f"{seconds:,.0f}", times(ratio) if ratio else "not reached"])

@@ -2,15 +2,18 @@
 
 Everything here is measured on the training and validation songs of the subset profile, in five folds by artist; the
 test songs play no part. The linear levers (words, pooling, layers, blend) take minutes for all folds. A lever of LoRA
-is one training on one fold, to be read with care. Without names all of them run, some hours on two cores; results go
-to results/quality/levers.json, and what stands there is not run again.
+is one training on one fold, to be read with care; all but the last were tried on a recipe that started at ridge
+regression and learned from teachers without form. Without names all of them run, some hours on two cores; results go to
+results/quality/levers.json, and what stands there is not run again.
 """
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
+from types import MappingProxyType
+from typing import NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -28,7 +31,7 @@ from transformers import AutoModel
 
 import lyric_utils as lu
 from benchmarks.common import write_json
-from benchmarks.quality import RESULTS, gaussian_kernel_ridge, load_sides, part_of_pass
+from benchmarks.quality import RESULTS, load_sides, part_of_pass
 from lyric_utils.encoders import quiet_transformers
 from lyric_utils.models import LoraRegressor
 from lyric_utils.profiles import BLEND, LORA_TUNED
@@ -37,7 +40,24 @@ FILE = RESULTS / "levers.json"
 FOLD_OF_LORA = 1
 
 
-class AttentionPooling(LoraRegressor):
+class RidgeStart(LoraRegressor):
+    """The untrained model predicts as ridge regression on its pooled vectors: two units of the head carry the line."""
+
+    def start_at_kernel(self, vectors, valence):
+        varying, scaler, ridge = lu.frozen_ridge().fit(vectors, valence)
+        slope, mean = varying.inverse_transform([ridge.coef_ / scaler.scale_, scaler.mean_])  # 0 where left out
+        slope, mean = torch.from_numpy(slope).float(), torch.from_numpy(mean).float()
+        size = slope.norm().sqrt()
+        self.start_at(valence.mean())
+        hidden, output = self.head.layers[0], self.output_layer
+        with torch.no_grad():
+            for unit, sign in enumerate((1.0, -1.0)):
+                hidden.weight[unit] = sign * slope / size
+                hidden.bias[unit] = -sign * float(slope @ mean) / size
+                output.weight[0, unit] = sign * size
+
+
+class AttentionPooling(RidgeStart):
     """A learned score a token, its softmax over the chunk the weights of the mean; it starts as plain mean pooling."""
 
     def __init__(self, *arguments, **options):
@@ -51,7 +71,7 @@ class AttentionPooling(LoraRegressor):
         return torch.stack([(chunk * score.softmax(0)).sum(0) for chunk, score in chunks])
 
 
-class LearnedMix(LoraRegressor):
+class LearnedMix(RidgeStart):
     """A learned softmax weight for every adapted layer (as in ELMo); it starts as their plain mean."""
 
     def __init__(self, *arguments, **options):
@@ -63,34 +83,45 @@ class LearnedMix(LoraRegressor):
         return super().pool([weight * output for weight, output in zip(mix, outputs, strict=True)], lengths, weights)
 
 
-class AllMatrices(LoraRegressor):
+class AllMatrices(RidgeStart):
     """Adapters on every matrix of the adapted layers."""
 
     adapted_matrices = ("query", "key", "value", "dense")
 
 
-LORA: dict[str, tuple[dict, type]] = {
-    "LoRA as shipped": ({}, LoraRegressor),
-    "three pooled layers": ({"pooled_layers": 3}, LoraRegressor),
-    "last layer only": ({"pooled_layers": 1}, LoraRegressor),
-    "plain mean pooling": ({"pooling": "mean"}, LoraRegressor),
-    "[CLS] pooling": ({"pooling": "cls", "pooled_layers": 1}, LoraRegressor),
-    "attention pooling": ({"pooling": "mean"}, AttentionPooling),
-    "learned mix of layers": ({}, LearnedMix),
-    "hard labels": ({"soft_targets": 0.0}, LoraRegressor),
-    "start at the mean": ({"start": "mean"}, LoraRegressor),
-    "start at random": ({"start": "random"}, LoraRegressor),
-    "two epochs": ({"epochs": 2}, LoraRegressor),
-    "loss on chunks": ({"loss_on": "chunk"}, LoraRegressor),
-    "adapter rate 1e-4": ({"learning_rate": 1e-4}, LoraRegressor),
-    "adapter rate 1e-3": ({"learning_rate": 1e-3}, LoraRegressor),
-    "head rate 1e-3": ({"head_learning_rate": 1e-3}, LoraRegressor),
-    "adapters on all matrices": ({}, AllMatrices),
-    "two adapted layers": ({"adapted_layers": 2, "pooled_layers": 2}, LoraRegressor),
-    "rank 32": ({"rank": 32, "alpha": 64}, LoraRegressor),
-    "alpha 64": ({"alpha": 64}, LoraRegressor),
-    "no adapter dropout": ({"adapter_dropout": 0.0}, LoraRegressor),
-    "weight decay 0.1": ({"weight_decay": 0.1}, LoraRegressor),
+class Lever(NamedTuple):
+    """A change to the recipe that most levers were tried on: start at ridge regression, teachers without form."""
+
+    changes: Mapping[str, object] = MappingProxyType({})
+    regressor: type = RidgeStart
+    teachers: tuple[Callable, Callable] = (lu.tfidf_ridge, lambda *_: lu.frozen_ridge())
+
+
+SHIPPED_TEACHERS = lu.text_ridge, lu.kernel_ridge
+LORA = {
+    "no change": Lever(),
+    "three pooled layers": Lever({"pooled_layers": 3}),
+    "last layer only": Lever({"pooled_layers": 1}),
+    "plain mean pooling": Lever({"pooling": "mean"}),
+    "[CLS] pooling": Lever({"pooling": "cls", "pooled_layers": 1}),
+    "attention pooling": Lever({"pooling": "mean"}, AttentionPooling),
+    "learned mix of layers": Lever({}, LearnedMix),
+    "hard labels": Lever({"soft_targets": 0.0}),
+    "start at the mean": Lever({"start": "mean"}),
+    "start at random": Lever({"start": "random"}),
+    "two epochs": Lever({"epochs": 2}),
+    "loss on chunks": Lever({"loss_on": "chunk"}),
+    "adapter rate 1e-4": Lever({"learning_rate": 1e-4}),
+    "adapter rate 1e-3": Lever({"learning_rate": 1e-3}),
+    "head rate 1e-3": Lever({"head_learning_rate": 1e-3}),
+    "adapters on all matrices": Lever({}, AllMatrices),
+    "two adapted layers": Lever({"adapted_layers": 2, "pooled_layers": 2}),
+    "rank 32": Lever({"rank": 32, "alpha": 64}),
+    "alpha 64": Lever({"alpha": 64}),
+    "no adapter dropout": Lever({"adapter_dropout": 0.0}),
+    "weight decay 0.1": Lever({"weight_decay": 0.1}),
+    "better teachers": Lever({}, RidgeStart, SHIPPED_TEACHERS),
+    "better teachers, start at the kernel (as shipped)": Lever({}, LoraRegressor, SHIPPED_TEACHERS),
 }
 
 
@@ -140,7 +171,7 @@ def fit_kernel(train: np.ndarray, held: np.ndarray) -> np.ndarray:
     """Kernel ridge regression with a Gaussian kernel on the vectors of four layers: what a line through them misses."""
     _, valence, _ = load_folds()
     vectors = load_pass().song_vectors("distinct", 4)
-    return gaussian_kernel_ridge(vectors.shape[1]).fit(vectors[train], valence[train]).predict(vectors[held])
+    return lu.kernel_ridge(*vectors[train].shape).fit(vectors[train], valence[train]).predict(vectors[held])
 
 
 def fit_constant(train: np.ndarray, held: np.ndarray) -> np.ndarray:
@@ -203,21 +234,14 @@ LINEAR: dict[str, Callable] = {
 }
 
 
-@cache
-def load_targets(pooling: str, pooled_layers: int, share: float) -> np.ndarray:
-    """The training targets of the fold that LoRA is trained on."""
-    songs, _, folds = load_folds()
-    train = folds[FOLD_OF_LORA][0]
-    vectors = load_pass().song_vectors(pooling, pooled_layers)[train]
-    return lu.models.soft_targets(songs.iloc[train], vectors, share)
-
-
-def train_lora(changes: dict, regressor: type) -> dict[str, object]:
+def train_lora(lever: Lever) -> dict[str, object]:
     """Validation MSE of one training on one fold: after every epoch, and of the running average of its weights."""
-    recipe, (_, valence, folds) = replace(LORA_TUNED, **changes), load_folds()
+    recipe, (songs, valence, folds) = replace(LORA_TUNED, **lever.changes), load_folds()
     train, held = folds[FOLD_OF_LORA]
-    targets = load_targets(recipe.pooling, recipe.pooled_layers, recipe.soft_targets)
-    with patch.dict(lu.models.MODELS, lora=regressor):
+    vectors = load_pass().song_vectors(recipe.pooling, recipe.pooled_layers)[train]
+    with patch.multiple(lu.models, text_ridge=lever.teachers[0], kernel_ridge=lever.teachers[1]):
+        targets = lu.models.soft_targets(songs.iloc[train], vectors, recipe.soft_targets)
+    with patch.dict(lu.models.MODELS, lora=lever.regressor):
         model = lu.build_model(load_sides("artist")["train"].encoder, recipe)
 
     def read(part: np.ndarray, valence: np.ndarray) -> lu.Examples:
@@ -247,7 +271,7 @@ def main() -> None:
             errors = [np.mean((LINEAR[name](*fold).clip(0, 1) - valence[fold[1]]) ** 2) for fold in folds]
             result = {"mse_of_folds": np.round(errors, 5).tolist(), "mean": round(float(np.mean(errors)), 5)}
         else:
-            result = train_lora(*LORA[name])
+            result = train_lora(LORA[name])
         print(name, result, flush=True)
         write_json(FILE, load_results() | {name: result})
 

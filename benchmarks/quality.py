@@ -16,10 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.kernel_ridge import KernelRidge
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 import lyric_utils as lu
 from benchmarks.common import machine, write_json
@@ -78,13 +74,13 @@ def frozen_ridge(sides: dict, songs: np.ndarray) -> np.ndarray:
 
 
 def layers_ridge(sides: dict, songs: np.ndarray) -> np.ndarray:
-    """What the tuned LoRA starts from, but for its softened targets."""
+    """The vectors that the tuned LoRA pools before it learns, read by a line."""
     return read_vectors(lu.frozen_ridge(), sides, songs, "distinct", 4)
 
 
 def kernel_ridge(sides: dict, songs: np.ndarray) -> np.ndarray:
-    """The same vectors, read by a curve."""
-    model = gaussian_kernel_ridge(sides["train"].encoder.hidden_size)
+    """The same vectors, read by a curve: what the tuned LoRA starts from, but for its softened targets."""
+    model = lu.kernel_ridge(len(songs), sides["train"].encoder.hidden_size)
     return read_vectors(model, sides, songs, "distinct", 4)
 
 
@@ -98,13 +94,6 @@ def read_vectors(model, sides: dict, songs: np.ndarray, pooling: str, layers: in
     """The same, on the frozen encoder's vectors of them."""
     train, test = (sides[side].frozen(4).song_vectors(pooling, layers) for side in ("train", "test"))
     return model.fit(train[songs], sides["train"].valence[songs]).predict(test)
-
-
-def gaussian_kernel_ridge(hidden_size: int) -> TransformedTargetRegressor:
-    """Kernel ridge regression on vectors of that size; width and penalty the best of four times three on the folds."""
-    kernel = KernelRidge(kernel="rbf", gamma=1 / (4 * hidden_size))  # about 1 / (2 x mean squared distance)
-    centred = StandardScaler(with_std=False)
-    return TransformedTargetRegressor(make_pipeline(StandardScaler(), kernel), transformer=centred)
 
 
 FLOORS = {

@@ -1,10 +1,10 @@
 """Wall time on the subset profile until the validation MSE that the paper recipe reaches in its 20 epochs.
 
 Fast: the tuned recipe from nothing, run here: the pass of the frozen layers over training and validation songs, soft
-targets, the start at ridge regression (scored once), and its epoch with validation. Plain: the seconds of a plain step,
-measured here on real batches, times the steps up to the best of its 20 epochs (an extrapolation, which leaves
-validation out). Its quality is that of trained_models/lora_paper, trained our way: tests show that the losses are the
-same.
+targets, the start at kernel ridge regression (scored once), and its epoch with validation. Plain: the seconds of a
+plain step, measured here on real batches, times the steps up to the best of its 20 epochs (an extrapolation, which
+leaves validation out). Its quality is that of trained_models/lora_paper, trained our way: tests show that the losses
+are the same.
 
 Needs LYRICS_DATA, or the public table is downloaded.
 """
@@ -65,7 +65,7 @@ def train_tuned(sides: dict) -> dict[str, float]:
         frozen = dict(zip(split._fields, [*passes, passes[1]], strict=True))
         examples = timed("soft targets", lambda: lu.make_examples(model, split, frozen))
         train, validation = examples["train"], examples["validation"]
-        timed("ridge start", lambda: model.start_at_ridge(train.vectors, split.train["valence"].to_numpy()))
+        timed("kernel start", lambda: model.start_at_kernel(train.vectors, split.train["valence"].to_numpy()))
         scores = timed("scoring the start", lambda: lu.score_songs(model, validation.rows))
         history = timed("training and validation", lambda: lu.train(model, train, validation))
     mse = {"start_mse": lu.score(validation.valence, scores)["mse"], "end_mse": history[-1]["validation_mse"]}
@@ -92,7 +92,7 @@ def summarise(results: Results, course: list[float]) -> dict:
     target, epochs = min(course), int(np.argmin(course)) + 1
     steps = int(np.ceil(results["settings"]["songs"] / LORA_PAPER.batch_songs))
     plain, seconds = results.median(PLAIN) * steps * epochs, results["tuned"]["seconds"]
-    start = sum(seconds[name] for name in ("frozen pass", "ridge start", "scoring the start"))
+    start = sum(seconds[name] for name in ("frozen pass", "kernel start", "scoring the start"))
     end = sum(seconds.values()) - seconds["scoring the start"]
     return {
         "target_validation_mse": round(target, 5),

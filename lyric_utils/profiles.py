@@ -20,9 +20,9 @@ class Recipe:
         rank, alpha: of the adapters; the update is scaled by alpha / rank (Hu et al. 2021, LoRA).
         adapter_dropout: share of an adapter's inputs set to zero in training.
         loss_on: "song" compares the mean over a song's chunks with its valence, "chunk" every chunk.
-        start: the untrained model: "random", "mean" (the training songs' constant mean) or "ridge" (ridge regression on
-            the pooled vectors, see `FineTunedRegressor.start_at_ridge`).
-        soft_targets: share of the floors' predictions in the training targets, see `lyric_utils.models.soft_targets`.
+        start: the untrained model: "random", "mean" (the training songs' constant mean) or "kernel" (kernel ridge
+            regression on the pooled vectors, see `FineTunedRegressor.start_at_kernel`).
+        soft_targets: share of two teachers' predictions in the training targets, see `lyric_utils.models.soft_targets`.
         epochs, batch_songs: passes over the training songs, and songs in one optimizer step.
         learning_rate: of the adapters, or of the whole baseline; `head_learning_rate`: of the head.
         weight_decay: of AdamW, decoupled from the learning rate's gradient step (Loshchilov & Hutter 2019).
@@ -87,7 +87,7 @@ LORA_TUNED = Recipe(
     rank=8,
     alpha=16,
     adapter_dropout=0.1,
-    start="ridge",
+    start="kernel",
     soft_targets=0.7,
     epochs=1,
     learning_rate=4e-4,

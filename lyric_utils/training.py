@@ -40,7 +40,7 @@ class Examples(NamedTuple):
     Attributes:
         rows: what the model reads of them.
         valence: what it should answer, shape (n_songs,).
-        vectors: the frozen encoder's vectors of them, shape (n_songs, hidden), for a recipe that starts at "ridge".
+        vectors: the frozen encoder's vectors of them, shape (n_songs, hidden), for a recipe that starts at "kernel".
     """
 
     rows: Rows
@@ -78,10 +78,10 @@ def train(
     accelerator = start_accelerator()
     if recipe.start == "mean":
         model.start_at(train.valence.mean())
-    elif recipe.start == "ridge":
+    elif recipe.start == "kernel":
         if train.vectors is None:
-            raise LyricsError("start='ridge' needs the frozen encoder's vectors: use make_examples.")
-        model.start_at_ridge(train.vectors, train.valence)
+            raise LyricsError("start='kernel' needs the frozen encoder's vectors: use make_examples.")
+        model.start_at_kernel(train.vectors, train.valence)
     steps = int(np.ceil(len(train.valence) / recipe.batch_songs))
     if len(train.valence) // steps < accelerator.num_processes:
         raise LyricsError(

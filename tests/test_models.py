@@ -218,30 +218,47 @@ def test_full_fine_tuning_trains_all_layers_and_leaves_the_encoder_alone(tiny_en
 
 
 @pytest.mark.parametrize("pooled_layers", [1, 3])
-def test_start_at_ridge_predicts_as_ridge_regression(pooled_layers, tiny_encoder, tmp_path, monkeypatch):
-    """The untrained model is a linear function of the frozen encoder's song vectors, long songs included."""
+def test_start_at_kernel_predicts_as_kernel_ridge_regression(pooled_layers, tiny_encoder, tmp_path, monkeypatch):
+    """The untrained model reads the frozen encoder's song vectors by a curve, those of long songs included."""
     monkeypatch.setenv("LYRICS_CACHE", str(tmp_path))
     songs = [" ".join(SONGS[0].split()[cut:]) for cut in range(9)] + SONGS[1:]
     valence = np.linspace(0.2, 0.8, len(songs))
     frozen = lu.run_frozen(tiny_encoder, lu.chunk_lyrics(songs, tiny_encoder.tokenizer))
     vectors = frozen.song_vectors("distinct", pooled_layers)
     model = lu.build_model(tiny_encoder, replace(LORA_TUNED, pooled_layers=pooled_layers))
-    model.start_at_ridge(vectors, valence)
-    expected = lu.frozen_ridge().fit(vectors, valence).predict(vectors)
-    np.testing.assert_allclose(model.predict(songs), expected.clip(0, 1), atol=1e-3)
-    assert np.std(expected) > 0.01
+    model.start_at_kernel(vectors, valence)
+    expected = lu.kernel_ridge(*vectors.shape).fit(vectors, valence).predict(vectors)
+    np.testing.assert_allclose(model.predict(songs), expected, atol=0.02)
+    assert np.std(expected) > 0.05
+    assert all(weight.grad is None for weight in model.parameters())
 
 
-def test_start_at_ridge_leaves_out_dimensions_that_are_zero_but_for_rounding(tiny_encoder):
+def test_start_at_kernel_bends_where_a_line_cannot_and_leaves_out_dimensions_that_are_zero_but_for_rounding(
+    tiny_encoder,
+):
     """MiniLM's last layer has such: scaled to unit variance they would have carried weights beyond all numbers."""
-    vectors = np.random.default_rng(0).normal(size=(60, tiny_encoder.hidden_size)).astype(np.float32)
-    valence = 0.5 + 0.1 * vectors[:, 0] + 0.1 * vectors[:, 1]
+    rng = np.random.default_rng(0)
+    mood, noise = rng.normal(size=(400, 1)), rng.normal(size=(400, tiny_encoder.hidden_size))
+    vectors, valence = (3 + 2 * mood + 0.2 * noise).astype(np.float32), 0.5 + 0.2 * np.tanh(mood[:, 0] ** 2 - 1)
     vectors[:, 0] *= 1e-33
+    train, held = vectors[:300], vectors[300:]
     model = lu.build_model(tiny_encoder, LORA_TUNED)
-    model.start_at_ridge(vectors, valence)
-    predicted = model.head(torch.from_numpy(vectors)).detach().numpy()
-    np.testing.assert_allclose(predicted, lu.frozen_ridge().fit(vectors, valence).predict(vectors), atol=1e-4)
-    assert np.corrcoef(predicted, valence)[0, 1] > 0.5
+    model.start_at_kernel(train, valence[:300])
+    predicted = model.head(torch.from_numpy(held)).detach().numpy()
+    kernel = lu.kernel_ridge(*train.shape).fit(train, valence[:300]).predict(held)
+    line = lu.frozen_ridge().fit(train, valence[:300]).predict(held)
+    assert np.corrcoef(predicted, kernel)[0, 1] > 0.95
+    assert np.corrcoef(predicted, valence[300:])[0, 1] > np.corrcoef(line, valence[300:])[0, 1] + 0.1
+    again = lu.build_model(tiny_encoder, LORA_TUNED)
+    again.start_at_kernel(train, valence[:300])
+    assert torch.equal(again.head(torch.from_numpy(held)), model.head(torch.from_numpy(held)))
+
+
+def test_start_at_kernel_takes_songs_that_all_have_one_valence(tiny_encoder):
+    vectors = np.random.default_rng(0).normal(size=(20, tiny_encoder.hidden_size)).astype(np.float32)
+    model = lu.build_model(tiny_encoder, LORA_TUNED)
+    model.start_at_kernel(vectors, np.full(20, 0.7))
+    np.testing.assert_allclose(model.head(torch.from_numpy(vectors)).detach(), 0.7, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -266,11 +283,17 @@ def test_soft_targets_lie_between_valence_and_what_other_artists_songs_predict()
     songs = pd.DataFrame({"artist": rng.integers(20, size=100), "lyrics": lyrics, "valence": valence})
     vectors = rng.normal(size=(100, 4)) + happy[:, None]
     np.testing.assert_array_equal(soft_targets(songs, vectors, 0.0), valence)
-    floors = soft_targets(songs, vectors, 1.0)
-    np.testing.assert_allclose(soft_targets(songs, vectors, 0.25), 0.75 * valence + 0.25 * floors)
+    teachers = soft_targets(songs, vectors, 1.0)
+    np.testing.assert_allclose(soft_targets(songs, vectors, 0.25), 0.75 * valence + 0.25 * teachers)
     signal = np.where(happy, 0.8, 0.2)
-    assert np.mean((floors - signal) ** 2) < 0.8 * np.mean((valence.mean() - signal) ** 2)
+    assert np.mean((teachers - signal) ** 2) < 0.8 * np.mean((valence.mean() - signal) ** 2)
     changed = songs.assign(valence=np.where(songs["artist"] == 3, 0.0, valence))
     others = songs["artist"] != 3
-    assert not np.allclose(soft_targets(changed, vectors, 1.0)[others], floors[others])
-    np.testing.assert_allclose(soft_targets(changed, vectors, 1.0)[~others], floors[~others])
+    assert not np.allclose(soft_targets(changed, vectors, 1.0)[others], teachers[others])
+    np.testing.assert_allclose(soft_targets(changed, vectors, 1.0)[~others], teachers[~others])
+
+
+def test_soft_targets_of_too_few_songs_are_refused():
+    songs = pd.DataFrame({"artist": list("aabb"), "lyrics": ["sun", "moon", "rain", "snow"], "valence": 0.5})
+    with pytest.raises(lu.LyricsError, match="4 songs of 2 artists"):
+        soft_targets(songs, np.zeros((4, 8)), 0.7)

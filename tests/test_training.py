@@ -283,7 +283,7 @@ def test_diverging_run_says_so(tiny_encoder):
         lu.train(model, examples_for(model), examples_for(model), seed=0)
 
 
-def test_a_ridge_start_asks_for_vectors(tiny_encoder):
+def test_a_kernel_start_asks_for_vectors(tiny_encoder):
     model = lu.build_model(tiny_encoder, quick(LORA_TUNED))
     examples = examples_for(model)._replace(vectors=None)
     with pytest.raises(lu.LyricsError, match="make_examples"):
