@@ -9,7 +9,8 @@ results/quality/levers.json, and what stands there is not run again.
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from types import MappingProxyType
@@ -234,14 +235,24 @@ LINEAR: dict[str, Callable] = {
 }
 
 
+@contextmanager
+def with_lever(lever: Lever) -> Iterator[None]:
+    """Its teachers and its model in place of those of lyric_utils."""
+    words, encoded = lever.teachers
+    with (
+        patch.multiple(lu.models, text_ridge=words, kernel_ridge=encoded),
+        patch.dict(lu.models.MODELS, lora=lever.regressor),
+    ):
+        yield
+
+
 def train_lora(lever: Lever) -> dict[str, object]:
     """Validation MSE of one training on one fold: after every epoch, and of the running average of its weights."""
     recipe, (songs, valence, folds) = replace(LORA_TUNED, **lever.changes), load_folds()
     train, held = folds[FOLD_OF_LORA]
     vectors = load_pass().song_vectors(recipe.pooling, recipe.pooled_layers)[train]
-    with patch.multiple(lu.models, text_ridge=lever.teachers[0], kernel_ridge=lever.teachers[1]):
+    with with_lever(lever):
         targets = lu.models.soft_targets(songs.iloc[train], vectors, recipe.soft_targets)
-    with patch.dict(lu.models.MODELS, lora=lever.regressor):
         model = lu.build_model(load_sides("artist")["train"].encoder, recipe)
 
     def read(part: np.ndarray, valence: np.ndarray) -> lu.Examples:

@@ -134,6 +134,26 @@ def test_a_learned_lever_starts_as_plain_lora_and_learns_something_else(lever, m
     assert learned[1] != pytest.approx(plain[1], rel=1e-6)
 
 
+def test_the_earlier_start_predicts_as_ridge_regression():
+    encoder = ways.random_bert(SIZE)
+    vectors = np.random.default_rng(0).normal(3, 2, size=(60, encoder.hidden_size)).astype(np.float32)
+    valence = 0.5 + 0.02 * vectors[:, 1] - 0.02 * vectors[:, 2]
+    vectors[:, 0] *= 1e-33
+    model = levers.RidgeStart(encoder, LORA_TUNED)
+    model.start_at_kernel(vectors, valence)
+    expected = lu.frozen_ridge().fit(vectors, valence).predict(vectors)
+    np.testing.assert_allclose(model.head(torch.from_numpy(vectors)).detach(), expected, atol=1e-4)
+
+
+def test_a_lever_stands_in_for_the_library_while_it_is_tried():
+    teachers = lu.models.text_ridge, lu.models.kernel_ridge
+    with levers.with_lever(levers.Lever()):
+        assert isinstance(lu.build_model(ways.random_bert(SIZE), LORA_TUNED), levers.RidgeStart)
+        assert [step for step, _ in lu.models.text_ridge().steps] == ["tfidfvectorizer", "ridgecv"]
+        assert "nystroem" not in lu.models.kernel_ridge(9, 9).named_steps
+    assert (lu.models.text_ridge, lu.models.kernel_ridge) == teachers
+
+
 def test_plain_numbers_are_another_way_to_train():
     def loss(way: str) -> float:
         with ExitStack() as changes:
