@@ -47,10 +47,10 @@ def fit_recipe(train: np.ndarray, held: np.ndarray, recipe: Recipe, seed: int = 
     return lu.score_songs(model, examples["test"].rows)
 
 
-def fit_earlier_lora(train: np.ndarray, held: np.ndarray) -> np.ndarray:
+def fit_earlier_lora(train: np.ndarray, held: np.ndarray, **changes) -> np.ndarray:
     """The recipe that most levers were tried on."""
     with with_lever(Lever()):
-        return fit_recipe(train, held, LORA_TUNED)
+        return fit_recipe(train, held, replace(LORA_TUNED, **changes))
 
 
 def fit_blend(train: np.ndarray, held: np.ndarray, encoded: str = "lora-42") -> np.ndarray:
@@ -69,7 +69,7 @@ METHODS: dict[str, Callable] = {
     **{f"baseline-{seed}": lambda *fold, seed=seed: fit_recipe(*fold, BASELINE, seed) for seed in (42, 43, 44)},
     "lora-42": lambda *fold: fit_recipe(*fold, LORA_TUNED),
     "lora, earlier recipe": fit_earlier_lora,
-    "lora, hard labels": lambda *fold: fit_recipe(*fold, replace(LORA_TUNED, soft_targets=0.0)),
+    "lora, earlier recipe, hard labels": partial(fit_earlier_lora, soft_targets=0.0),
     "blend-42": fit_blend,
     "ridge_blend": partial(fit_blend, encoded="layers_ridge"),
     "kernel_ridge": fit_kernel,
