@@ -19,12 +19,13 @@ from tests.test_training import examples_for, without_dropout
 SHORT = ["river", "morning in the kitchen", "a letter from the station", "rain", "the long way home", "one more summer"]
 SONGS = [line * (120 if n == 4 else n + 1) for n, line in enumerate(SHORT * 3)]
 VALENCE = np.random.default_rng(0).random(len(SONGS))
-RECIPE = replace(LORA_TUNED, epochs=3, batch_songs=5, learning_rate=1e-2, head_learning_rate=1e-2)
+RECIPE = replace(LORA_TUNED, start="mean", epochs=3, batch_songs=5, learning_rate=1e-2, head_learning_rate=1e-2)
 CASES = {
     "songs": RECIPE,
     "chunks": replace(RECIPE, loss_on="chunk", pooling="cls", pooled_layers=1),
     "baseline": replace(BASELINE, epochs=3, batch_songs=5),
     "dropout": RECIPE,
+    "kernel": replace(RECIPE, start="kernel"),  # learned by each process, and rounded as its threads add up
 }
 
 
@@ -99,6 +100,11 @@ def test_two_processes_train_as_one(case, one, two):
 def test_dropout_differs_but_little(one, two):
     difference = np.abs(column(two[0]["dropout"], "validation_mse") - column(one["dropout"], "validation_mse"))
     assert 0 < difference.max() < 0.05
+
+
+def test_a_learned_start_differs_by_rounding_at_most(one, two):
+    difference = np.abs(column(two[0]["kernel"], "validation_mse") - column(one["kernel"], "validation_mse"))
+    assert difference.max() < 5e-3
 
 
 @pytest.mark.parametrize("case", [*CASES, "resumed"])
