@@ -65,8 +65,9 @@ def train_tuned(sides: dict) -> dict[str, float]:
         frozen = dict(zip(split._fields, [*passes, passes[1]], strict=True))
         examples = timed("soft targets", lambda: lu.make_examples(model, split, frozen))
         train, validation = examples["train"], examples["validation"]
-        timed("kernel start", lambda: model.start_at_kernel(train.vectors, split.train["valence"].to_numpy()))
-        scores = timed("scoring the start", lambda: lu.score_songs(model, validation.rows))
+        untrained = lu.build_model(sides["train"].encoder, LORA_TUNED)
+        timed("kernel start", lambda: untrained.start_at_kernel(train.vectors, split.train["valence"].to_numpy()))
+        scores = timed("scoring the start", lambda: lu.score_songs(untrained, validation.rows))
         history = timed("training and validation", lambda: lu.train(model, train, validation))
     mse = {"start_mse": lu.score(validation.valence, scores)["mse"], "end_mse": history[-1]["validation_mse"]}
     return {"seconds": seconds} | {name: round(value, 5) for name, value in mse.items()}
@@ -93,7 +94,7 @@ def summarise(results: Results, course: list[float]) -> dict:
     steps = int(np.ceil(results["settings"]["songs"] / LORA_PAPER.batch_songs))
     plain, seconds = results.median(PLAIN) * steps * epochs, results["tuned"]["seconds"]
     start = sum(seconds[name] for name in ("frozen pass", "kernel start", "scoring the start"))
-    end = sum(seconds[name] for name in ("frozen pass", "soft targets", "training and validation"))  # starts anew
+    end = sum(seconds[name] for name in ("frozen pass", "soft targets", "training and validation"))
     return {
         "target_validation_mse": round(target, 5),
         "paper_epochs_needed": epochs,

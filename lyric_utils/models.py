@@ -322,7 +322,7 @@ class FineTunedRegressor(SongRegressor):
         return pool(sum(outputs[-layers:]) / layers, lengths, self.recipe.pooling, weights)
 
     def start_at_kernel(self, vectors: np.ndarray, valence: np.ndarray) -> None:
-        """Let the untrained model predict nearly as `kernel_ridge` on its pooled vectors of songs, (n_songs, hidden).
+        """Let a model just built predict nearly as `kernel_ridge` on its pooled vectors of songs, (n_songs, hidden).
 
         The head learns the kernel's answers to mixtures of two songs each, so that between songs it bends as the kernel
         does. Sources: Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
