@@ -104,8 +104,7 @@ FLOORS = {
 BLENDS = {"blend": "lora", "ridge_blend": "layers_ridge", "kernel_blend": "kernel_ridge"}
 TABLE = [
     *(Run(method) for method in FLOORS),
-    *(Run(method, seed) for method in ("baseline", "lora_paper", "lora", "blend") for seed in (42, 43, 44)),
-    Run("full"),
+    *(Run(method, seed) for method in ("baseline", "lora_paper", "lora", "blend", "full") for seed in (42, 43, 44)),
     Run("ridge_blend"),
     Run("kernel_blend"),
 ]
