@@ -246,13 +246,22 @@ def with_lever(lever: Lever) -> Iterator[None]:
         yield
 
 
+@cache
+def load_targets(teachers: tuple[Callable, Callable], pooling: str, pooled_layers: int, share: float) -> np.ndarray:
+    """The training targets of the fold that LoRA is trained on, from these teachers."""
+    songs, _, folds = load_folds()
+    train = folds[FOLD_OF_LORA][0]
+    vectors = load_pass().song_vectors(pooling, pooled_layers)[train]
+    with with_lever(Lever(teachers=teachers)):
+        return lu.models.soft_targets(songs.iloc[train], vectors, share)
+
+
 def train_lora(lever: Lever) -> dict[str, object]:
     """Validation MSE of one training on one fold: after every epoch, and of the running average of its weights."""
-    recipe, (songs, valence, folds) = replace(LORA_TUNED, **lever.changes), load_folds()
+    recipe, (_, valence, folds) = replace(LORA_TUNED, **lever.changes), load_folds()
     train, held = folds[FOLD_OF_LORA]
-    vectors = load_pass().song_vectors(recipe.pooling, recipe.pooled_layers)[train]
+    targets = load_targets(lever.teachers, recipe.pooling, recipe.pooled_layers, recipe.soft_targets)
     with with_lever(lever):
-        targets = lu.models.soft_targets(songs.iloc[train], vectors, recipe.soft_targets)
         model = lu.build_model(load_sides("artist")["train"].encoder, recipe)
 
     def read(part: np.ndarray, valence: np.ndarray) -> lu.Examples:
