@@ -17,6 +17,7 @@ import pandas as pd
 
 import lyric_utils as lu
 from benchmarks.levers import (
+    LORA,
     Lever,
     fit_constant,
     fit_four_layers,
@@ -47,10 +48,10 @@ def fit_recipe(train: np.ndarray, held: np.ndarray, recipe: Recipe, seed: int = 
     return lu.score_songs(model, examples["test"].rows)
 
 
-def fit_earlier_lora(train: np.ndarray, held: np.ndarray, **changes) -> np.ndarray:
-    """The recipe that most levers were tried on."""
-    with with_lever(Lever()):
-        return fit_recipe(train, held, replace(LORA_TUNED, **changes))
+def fit_lever(train: np.ndarray, held: np.ndarray, lever: Lever) -> np.ndarray:
+    """A change to the recipe that most levers were tried on."""
+    with with_lever(lever):
+        return fit_recipe(train, held, replace(LORA_TUNED, **lever.changes))
 
 
 def fit_blend(train: np.ndarray, held: np.ndarray, encoded: str = "lora-42") -> np.ndarray:
@@ -68,8 +69,9 @@ METHODS: dict[str, Callable] = {
     "layers_ridge": fit_four_layers,
     **{f"baseline-{seed}": lambda *fold, seed=seed: fit_recipe(*fold, BASELINE, seed) for seed in (42, 43, 44)},
     "lora-42": lambda *fold: fit_recipe(*fold, LORA_TUNED),
-    "lora, earlier recipe": fit_earlier_lora,
-    "lora, earlier recipe, hard labels": partial(fit_earlier_lora, soft_targets=0.0),
+    "lora, earlier recipe": partial(fit_lever, lever=Lever()),
+    "lora, earlier recipe, hard labels": partial(fit_lever, lever=LORA["hard labels"]),
+    "lora, earlier recipe, better teachers": partial(fit_lever, lever=LORA["better teachers"]),
     "blend-42": fit_blend,
     "ridge_blend": partial(fit_blend, encoded="layers_ridge"),
     "kernel_ridge": fit_kernel,
