@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import pandas as pd
 
 import lyric_utils as lu
 from benchmarks.common import RESULTS
@@ -22,6 +23,7 @@ def main() -> None:
     print(f"**Results**\n\n{quality()}\n")
     print(f"**Five folds**\n\n{folds()}\n")
     print(f"**Levers**\n\n{levers()}\n")
+    print(f"**A larger encoder**\n\n{larger_encoder()}\n")
     paths = {name: RESULTS / f"{name}.json" for name in TABLES}
     found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
     found = {name: content for name, content in found.items() if "rows" in content}
@@ -68,6 +70,25 @@ def levers() -> str:
         for head, errors in zip(heads, (linear, lora), strict=True)
     ]
     return "\n\n".join(tables)
+
+
+def larger_encoder() -> str:
+    """The same readings of two frozen encoders, on the five folds and on the test songs."""
+    readings = {"layers_ridge": "ridge", "kernel_ridge": "kernel ridge", "kernel_blend": "kernel ridge + TF-IDF, form"}
+    larger, rows = pd.read_csv(MEASURED / "larger_encoder.csv", keep_default_na=False), []
+    for split, songs in {"folds": "five folds", "artist": "test artists"}.items():
+        truth, artists, predictions = lu.load_comparison(split)
+        for stem, reading in readings.items():
+            theirs = larger.loc[larger["split"] == split, f"{stem}-8"].to_numpy()
+            ours, blend = predictions[METHODS[stem]][0], predictions[METHODS["blend"]][0]
+            scores = lu.score(truth, theirs)
+            mse = [f"{score['mse']:.4f}" for score in (lu.score(truth, ours), scores)]
+            rows.append([f"{reading}, {songs}", *mse, f"{scores['r2']:.3f}"])
+            for other in (ours, blend):
+                value, low, high = lu.paired_difference(truth, theirs, other, artists)
+                rows[-1].append(f"{value:.4f} [{low:.4f}, {high:.4f}]")
+    encoders = ["MiniLM, MSE", "all-mpnet-base-v2, MSE", "R²", "minus MiniLM", "minus the shipped blend"]
+    return table_of(["frozen, read by", *encoders], rows)
 
 
 def bracketed(row) -> list[str]:

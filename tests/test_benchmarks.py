@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
 import lyric_utils as lu
-from benchmarks import common, levers, same_quality, ways
+from benchmarks import common, larger_encoder, levers, same_quality, ways
 from benchmarks.ways import LORA_MEAN, Levers, PlainRegressor, adapted_flops, our_step, plain_step
 from lyric_utils.models import LoraRegressor
 from lyric_utils.profiles import LORA_PAPER, LORA_TUNED
@@ -164,3 +164,14 @@ def test_plain_numbers_are_another_way_to_train():
     losses = [loss(way) for way in same_quality.WAYS]
     assert len(set(losses)) == len(losses)
     np.testing.assert_allclose(losses, losses[0], rtol=0.3)
+
+
+def test_another_encoder_is_read_as_ours_is(encoder, monkeypatch):
+    monkeypatch.setattr(larger_encoder, "load_network", lambda source: (encoder.tokenizer, encoder.network))
+    monkeypatch.setattr(larger_encoder, "has_fast_bfloat16", lambda: False)
+    lyrics = ["la la la, a sunny day\n" * 150, "rain", "rain and sun and rain\nand nothing else"]
+    chunks = lu.chunk_lyrics(lyrics, encoder.tokenizer)
+    ours = lu.run_frozen(encoder, chunks, adapted_layers=4)
+    theirs = larger_encoder.embed(lyrics, "any")[:, -4:].mean(axis=1)
+    assert chunks.per_song[0] > 1
+    np.testing.assert_allclose(theirs, ours.song_vectors("distinct", 4), atol=1e-5)
