@@ -74,11 +74,11 @@ def train(
         LyricsError: `resume_file` is damaged or belongs to another run, the loss is no longer a number, a step has
             fewer songs than there are processes, or vectors are missing that the start needs.
     """
-    recipe = model.recipe
+    recipe, state_file = model.recipe, resume_file and Path(resume_file)
     accelerator = start_accelerator()
     if recipe.start == "mean":
         model.start_at(train.valence.mean())
-    elif recipe.start == "kernel":
+    elif recipe.start == "kernel" and not (state_file and state_file.is_file()):  # else the weights come from there
         if train.vectors is None:
             raise LyricsError("start='kernel' needs the frozen encoder's vectors: use make_examples.")
         model.start_at_kernel(train.vectors, train.valence)
@@ -91,7 +91,7 @@ def train(
     optimizer = torch.optim.AdamW(parameter_groups(model), weight_decay=recipe.weight_decay)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     fingerprint = _fingerprint(model, seed, train, validation)
-    run = _Run(accelerator, model, optimizer, resume_file and Path(resume_file), fingerprint)
+    run = _Run(accelerator, model, optimizer, state_file, fingerprint)
     items_of_song = np.searchsorted(train.rows.song_index, np.arange(len(train.valence) + 1))
     total, done = (epochs * len(train.valence) for epochs in (recipe.epochs, len(run.history)))
     hidden = None if accelerator.is_main_process else True  # None: shown in a terminal

@@ -13,7 +13,7 @@ from safetensors.torch import load, load_file, save
 from torch import nn
 
 import lyric_utils as lu
-from lyric_utils import training
+from lyric_utils import models, training
 from lyric_utils.frozen import LiveRows, StoredRows, encode_chunks
 from lyric_utils.profiles import BASELINE, LORA_PAPER, LORA_TUNED
 from lyric_utils.songs import remove_leftovers
@@ -171,6 +171,16 @@ def test_killed_run_resumes_to_the_same_weights(tiny_encoder, tmp_path):
         assert torch.equal(weight, resumed.trainable_state()[name]), name
     for line, other in zip(whole_history, resumed_history, strict=True):
         assert {**line, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_a_resumed_run_learns_no_start(tiny_encoder, tmp_path, monkeypatch):
+    file = tmp_path / "run.resume.safetensors"
+    model, resumed = (lu.build_model(tiny_encoder, quick(LORA_TUNED)) for _ in range(2))
+    examples = examples_for(model)
+    history = lu.train(model, examples, examples, seed=0, resume_file=file)
+    monkeypatch.delattr(models.FineTunedRegressor, "start_at_kernel")
+    assert lu.train(resumed, examples, examples, seed=0, resume_file=file) == history
+    assert resumed.predict(SONGS).tolist() == model.predict(SONGS).tolist()
 
 
 def test_state_of_another_run_is_refused(tiny_encoder, tmp_path):
