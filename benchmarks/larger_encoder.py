@@ -55,7 +55,7 @@ def embed(lyrics: list[str], source: str) -> np.ndarray:
 
 def embed_all(songs: pd.Series, source: str) -> np.ndarray:
     """The same for all songs, kept in the cache part by part."""
-    kept = Memory(cache_folder() / "larger_encoder", verbose=0).cache(embed, ignore=["source"])
+    kept = Memory(cache_folder() / "larger_encoder", verbose=0).cache(embed)
     starts = tqdm(range(0, len(songs), SONGS_AT_ONCE), desc=MODEL, unit=f"{SONGS_AT_ONCE} songs")
     return np.concatenate([kept(songs.iloc[start : start + SONGS_AT_ONCE].tolist(), source) for start in starts])
 
