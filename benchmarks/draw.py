@@ -8,12 +8,11 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import pandas as pd
 
 import lyric_utils as lu
 from benchmarks.common import RESULTS
 from lyric_utils import plots
-from lyric_utils.comparison import MEASURED, METHODS
+from lyric_utils.comparison import MEASURED, METHODS, READINGS
 
 FIGURE = Path(__file__).resolve().parent.parent / "assets" / "speed.png"
 
@@ -74,13 +73,12 @@ def levers() -> str:
 
 def larger_encoder() -> str:
     """The same readings of two frozen encoders, on the five folds and on the test songs."""
-    readings = {"layers_ridge": "ridge", "kernel_ridge": "kernel ridge", "kernel_blend": "kernel ridge + TF-IDF, form"}
-    larger, rows = pd.read_csv(MEASURED / "larger_encoder.csv", keep_default_na=False), []
+    rows = []
     for split, songs in {"folds": "five folds", "artist": "test artists"}.items():
-        truth, artists, predictions = lu.load_comparison(split)
-        for stem, reading in readings.items():
-            theirs = larger.loc[larger["split"] == split, f"{stem}-8"].to_numpy()
-            ours, blend = predictions[METHODS[stem]][0], predictions[METHODS["blend"]][0]
+        truth, artists, predictions = lu.load_encoder_comparison(split)
+        blend = lu.load_comparison(split).predictions[METHODS["blend"]][0]
+        for reading in READINGS.values():
+            [ours], [theirs] = predictions[reading, "MiniLM"], predictions[reading, "all-mpnet-base-v2, 8 layers"]
             scores = lu.score(truth, theirs)
             mse = [f"{score['mse']:.4f}" for score in (lu.score(truth, ours), scores)]
             rows.append([f"{reading}, {songs}", *mse, f"{scores['r2']:.3f}"])

@@ -69,7 +69,7 @@ METHODS: dict[str, Callable] = {
     "layers_ridge": fit_four_layers,
     **{f"baseline-{seed}": lambda *fold, seed=seed: fit_recipe(*fold, BASELINE, seed) for seed in (42, 43, 44)},
     "lora-42": lambda *fold: fit_recipe(*fold, LORA_TUNED),
-    "lora, earlier recipe": partial(fit_lever, lever=Lever()),
+    "lora, earlier recipe": partial(fit_lever, lever=LORA["no change"]),
     "lora, earlier recipe, hard labels": partial(fit_lever, lever=LORA["hard labels"]),
     "lora, earlier recipe, better teachers": partial(fit_lever, lever=LORA["better teachers"]),
     "blend-42": fit_blend,

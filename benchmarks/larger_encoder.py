@@ -20,7 +20,8 @@ from transformers import AutoModel, AutoTokenizer
 import lyric_utils as lu
 from benchmarks.levers import load_folds
 from benchmarks.quality import RESULTS, load_sides
-from lyric_utils.encoders import quiet_transformers, weigh_distinct
+from lyric_utils.comparison import METHODS
+from lyric_utils.encoders import pool, quiet_transformers, weigh_distinct
 from lyric_utils.profiles import BLEND
 from lyric_utils.songs import written_whole
 from lyric_utils.sources import cache_folder
@@ -48,7 +49,8 @@ def embed(lyrics: list[str], source: str) -> np.ndarray:
         with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
             outputs = network(torch.from_numpy(ids.astype(np.int64))[None], output_hidden_states=True).hidden_states[1:]
         weights = torch.from_numpy(weigh_distinct(ids))
-        vectors.append((weights / weights.sum() @ torch.cat(outputs).float()).numpy())
+        pooled = [pool(output[0].float(), [len(ids)], "distinct", weights) for output in outputs]
+        vectors.append(torch.cat(pooled).numpy())
     by_song = lu.chunking.average_by_song(np.stack(vectors).reshape(len(vectors), -1), chunks.song_index)
     return by_song.reshape(len(lyrics), len(outputs), -1)
 
@@ -75,7 +77,7 @@ def main() -> None:
     sides, (known, _, folds) = load_sides("artist"), load_folds()
     songs = pd.concat([known, sides["test"].table], ignore_index=True)
     outputs = embed_all(songs["lyrics"], sys.argv[1] if len(sys.argv) > 1 else MODEL)
-    words = [pd.read_csv(RESULTS / f"{split}.csv")["text_ridge"].to_numpy() for split in ("folds", "artist")]
+    words = [lu.load_comparison(split).predictions[METHODS["text_ridge"]][0] for split in ("folds", "artist")]
     table = songs[["row", "artist", "valence"]].assign(split=["folds"] * len(known) + ["artist"] * len(words[1]))
     splits = [(train, held, words[0][held]) for train, held in folds]
     splits.append((np.arange(len(sides["train"].table)), np.arange(len(known), len(songs)), words[1]))

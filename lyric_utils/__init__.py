@@ -1,7 +1,7 @@
 """lyric_utils: predict a song's valence from its lyrics. The notebooks tell the story; this package does the steps."""
 
 from lyric_utils.chunking import Chunks, average_by_song, chunk_lyrics
-from lyric_utils.comparison import compare, load_comparison, load_curves
+from lyric_utils.comparison import compare, load_comparison, load_curves, load_encoder_comparison
 from lyric_utils.encoders import Encoder, load_encoder
 from lyric_utils.evaluation import paired_difference, score, score_with_intervals
 from lyric_utils.frozen import FrozenPass, run_frozen
@@ -60,6 +60,7 @@ __all__ = [
     "load_comparison",
     "load_curves",
     "load_encoder",
+    "load_encoder_comparison",
     "load_model",
     "load_profile",
     "load_results",

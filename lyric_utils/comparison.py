@@ -27,6 +27,7 @@ METHODS = {
     "kernel_blend": "frozen, four layers, kernel + TF-IDF, form",
     "blend": "LoRA + TF-IDF, form",
 }
+READINGS = {"layers_ridge": "ridge", "kernel_ridge": "kernel ridge", "kernel_blend": "kernel ridge + TF-IDF, form"}
 
 
 class Comparison(NamedTuple):
@@ -65,6 +66,30 @@ def load_comparison(split_by: str = "artist", songs: int | None = None, folder: 
     if not predictions:
         raise LyricsError(f"{file}: holds no run on {songs} songs.")
     return Comparison(table["valence"].to_numpy(), table["artist"].to_numpy(), predictions)
+
+
+def load_encoder_comparison(split_by: str = "artist", folder: Path = MEASURED) -> Comparison:
+    """Two frozen encoders of different size, read in the same ways, the larger one's measured by `larger_encoder.py`.
+
+    Args:
+        split_by: "artist" or "folds", as in `load_comparison`.
+
+    Returns:
+        A Comparison whose methods are pairs (reading, encoder).
+
+    Raises:
+        LyricsError: a file is missing.
+    """
+    file = folder / "larger_encoder.csv"
+    if not file.is_file():
+        raise LyricsError(f"{file}: no such file. Measure it with: python -m benchmarks.larger_encoder")
+    minilm, table = load_comparison(split_by, folder=folder), pd.read_csv(file, keep_default_na=False)
+    larger, predictions = table[table["split"] == split_by], {}
+    for stem, reading in READINGS.items():
+        predictions[reading, "MiniLM"] = minilm.predictions[METHODS[stem]]
+        for layers in (4, 8, 12):
+            predictions[reading, f"all-mpnet-base-v2, {layers} layers"] = [larger[f"{stem}-{layers}"].to_numpy()]
+    return minilm._replace(predictions=predictions)
 
 
 def load_curves(sizes=(300, 600, 1_200, 2_400), folder: Path = MEASURED) -> dict[str, pd.DataFrame]:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import lyric_utils as lu
-from lyric_utils.comparison import METHODS, difference
+from lyric_utils.comparison import MEASURED, METHODS, difference
 
 TRUTH = np.linspace(0, 1, 40)
 
@@ -55,3 +55,19 @@ def test_the_shipped_checkpoints_say_what_the_table_says():
         predictions = lu.load_results(f"trained_models/{name}").predictions
         np.testing.assert_allclose(predictions["valence"], real.truth, atol=1e-4)
         np.testing.assert_allclose(predictions["prediction"], real.predictions[METHODS[name]][0], atol=1e-4)
+
+
+@pytest.mark.parametrize("split_by", ["artist", "folds"])
+def test_encoders_are_compared_on_the_same_songs(split_by):
+    larger = pd.read_csv(MEASURED / "larger_encoder.csv", keep_default_na=False)
+    songs = pd.read_csv(MEASURED / f"{split_by}.csv", keep_default_na=False)
+    assert larger.loc[larger["split"] == split_by, "row"].tolist() == songs["row"].tolist()
+    comparison = lu.load_encoder_comparison(split_by)
+    assert {encoder for _, encoder in comparison.predictions} > {"MiniLM", "all-mpnet-base-v2, 8 layers"}
+    for [prediction] in comparison.predictions.values():
+        assert lu.score(comparison.truth, prediction)["r2"] > 0.2
+
+
+def test_an_encoder_that_was_not_measured_is_named(folder):
+    with pytest.raises(lu.LyricsError, match=r"larger_encoder\.csv.*benchmarks\.larger_encoder"):
+        lu.load_encoder_comparison(folder=folder)
