@@ -1,58 +1,141 @@
-"""Draw every figure of the README from the saved files: python assets/draw_figures.py (no lyrics are needed)."""
+"""Draw the figures of README.md and RESULTS.md from saved files, without lyrics: python assets/draw_figures.py"""
 
 import json
+import sys
+from itertools import pairwise
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.path import Path as Line
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-import lyric_utils as lu
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for `benchmarks`, which is not installed
+from benchmarks.quality import comparison
+from benchmarks.quality.methods import METHODS, RESULTS
 from lyric_utils import plots
-from lyric_utils.comparison import MEASURED, METHODS
-from lyric_utils.evaluation import Interval
+from lyric_utils.evaluation import Interval, score
 
-ASSETS = Path(__file__).parent
+ASSETS = Path(__file__).resolve().parent
+IN_README = ["constant", "baseline", "word_tfidf_ridge", "lora_paper", "lora", "blend"]
+MOODS = ["below 0.25", "0.25–0.5", "0.5–0.75", "from 0.75"]
+BOX_STYLES = {
+    "data": {"facecolor": "#F0F0F0", "edgecolor": plots.GREY},
+    "frozen": {"facecolor": "#D3E6F3", "edgecolor": plots.BLUE},
+    "trained": {"facecolor": "#FCE5BC", "edgecolor": plots.ORANGE},
+}
+BOX_HEIGHT, ROW_HEIGHT = 13, 17.8
+# The two models with MiniLM, of 6 layers x 384: rows of (title, text, kind) boxes.
+READING = [
+    ("Lyrics", "of one song", "data"),
+    ("Tokenizer", "words to\ntoken IDs", "data"),
+    ("Chunks", "≤ 512 tokens,\nstride 128\n(overlap)", "data"),
+]
+VALENCE = ("Valence", "0 = sad,\n1 = happy", "data")
+MEAN = ("Mean", "over the chunks\nof a song", "data")
+MODEL = [
+    [
+        *READING,
+        ("Layers 1–2", "❄ frozen, run\nonce and cached", "frozen"),
+        ("Layers 3–6", "LoRA on\nquery and value", "adapted"),
+    ],
+    [
+        ("Pooling", "one 384-d vector\nper chunk", "data"),
+        ("Head", "Linear 384 → 128\nReLU\nLinear 128 → 1", "trained"),
+        ("Chunk scores", "one number\nper chunk", "data"),
+        MEAN,
+        VALENCE,
+    ],
+]
+BASELINE = [
+    [*READING, ("Layers 1–6", "❄ frozen, run\nonce and cached", "frozen")],
+    [
+        ("[CLS] vectors", "one 384-d vector\nper chunk", "data"),
+        MEAN,
+        ("MLP", "384 → 256\n→ 128 → 1", "trained"),
+        VALENCE,
+    ],
+]
 
 
-def save(ax, name: str) -> None:
+def main() -> None:
+    """Draw the diagrams of the two models, and the results."""
+    plots.use_style()
+    save(draw_diagram(MODEL), "model")
+    save(draw_diagram(BASELINE), "baseline")
+    measured, analyses = comparison.load_comparison(), json.loads((RESULTS / "analyses.json").read_text())
+    table, ceiling = comparison.compare(measured), Interval(**analyses["noise_ceiling"])
+    least = {"least MSE that words allow, estimated": (1 - ceiling.value) * float(np.var(measured.truth))}
+    save(plots.metric_bars(table["mse"], reference=least), "results_all")
+    save(plots.metric_bars(table["mse"].loc[[METHODS[name].label for name in IN_README]], reference=least), "results")
+    blend, truth = METHODS["blend"].label, measured.truth
+    prediction = measured.predictions[blend][0]  # of one seed, and so is the R2 in the title
+    r2 = score(truth, prediction)["r2"]
+    save(plots.truth_against_prediction(truth, prediction, blend, r2), "truth_against_prediction")
+    larger = {METHODS[name].label: analyses["extrapolated"][name] for name in ("lora", "blend")}
+    larger = {label: pd.DataFrame(sizes).T.rename(index=int) for label, sizes in larger.items()}
+    save(plots.learning_curve(comparison.load_curves(), larger, ceiling), "learning_curve")
+    save(draw_moods(analyses["moods"]["4 moods"]), "moods")
+
+
+def save(ax: Axes, name: str) -> None:
     """Write one figure as PNG, the same bytes on the same machine."""
     ax.figure.savefig(ASSETS / f"{name}.png", metadata={"Software": None})
 
 
-def main() -> None:
-    """Diagrams of the two models, and the results of the shipped checkpoints."""
-    plots.use_style()
-    save(plots.model_diagram(layers=6, adapted=4, hidden=384), "model")
-    save(plots.baseline_diagram(layers=6, hidden=384), "baseline")
-    real, analyses = lu.load_comparison(), json.loads((MEASURED / "analyses.json").read_text())
-    table, ceiling = lu.compare(real), Interval(**analyses["noise_ceiling"])
-    least = {"least possible": (1 - ceiling.value) * float(np.var(real.truth))}
-    save(plots.metric_bars(table["mse"], "mse", reference=least), "results")
-    r2 = table.loc["LoRA + TF-IDF, form", ("r2", "value")]
-    best = real.predictions["LoRA + TF-IDF, form"][0]
-    save(plots.truth_against_prediction(real.truth, best, "LoRA + TF-IDF, form", r2), "truth_against_prediction")
-    draw_learning_curve(ceiling, analyses["extrapolated"])
-    draw_moods(analyses["moods"]["4 moods"])
-
-
-def draw_learning_curve(ceiling: Interval, extrapolated: dict) -> None:
-    """R2 by training songs, for the two networks' family and the two floors."""
-    curves = lu.load_curves()
-    larger = {METHODS[stem]: pd.DataFrame(extrapolated[stem]).T.rename(index=int) for stem in ("lora", "blend")}
-    save(plots.learning_curve(curves, larger, ceiling), "learning_curve")
-
-
-def draw_moods(moods: dict) -> None:
+def draw_moods(moods: dict) -> Axes:
     """Confusion of four mood classes, from the regression and from the classifier head."""
-    _, axes = plt.subplots(1, 2, figsize=(11, 5))
+    _, axes = plt.subplots(1, 2, figsize=(10, 4.7))
     for ax, method in zip(axes, ("LoRA", "classifier head"), strict=True):
-        plots.confusion(moods[method]["confusion"], ["below 0.25", "to 0.5", "to 0.75", "above"], ax=ax)
-        ax.set_title(f"{method}: {moods[method]['accuracy']:.0%} right")
-    save(axes[0], "moods")
+        plots.confusion(moods[method]["confusion"], MOODS, ax=ax)
+        ax.set_title(f"{method}: {moods[method]['accuracy']:.0%} correct")
+    return axes[0]
+
+
+def draw_diagram(rows: list[list[tuple[str, str, str]]]) -> Axes:
+    """Draw rows of (title, text, kind) boxes, read from left to right, and the legend, on a 100 x 38 canvas."""
+    ax = plt.subplots(figsize=(10, 3.8))[1]
+    ax.set(xlim=(0, 100), ylim=(0, 38), aspect="equal")
+    ax.axis("off")
+    width = 80 / len(rows[0])
+    lefts = np.linspace(1, 99 - width, len(rows[0]))
+    bottoms = [38 - 0.5 - BOX_HEIGHT - row * ROW_HEIGHT for row in range(len(rows))]
+    for bottom, boxes in zip(bottoms, rows, strict=True):
+        for left, box in zip(lefts, boxes, strict=True):
+            draw_box(ax, left, bottom, width, *box)
+        for left, next_left in pairwise(lefts):
+            draw_arrow(ax, [(left + width, bottom + BOX_HEIGHT / 2), (next_left, bottom + BOX_HEIGHT / 2)])
+    for bottom, next_bottom in pairwise(bottoms):
+        start, end = lefts[-1] + width / 2, lefts[0] + width / 2
+        middle = (bottom + next_bottom + BOX_HEIGHT) / 2
+        draw_arrow(ax, [(start, bottom), (start, middle), (end, middle), (end, next_bottom + BOX_HEIGHT)])
+    names = {"data": "data and fixed steps", "frozen": "frozen weights", "trained": "trained weights"}
+    handles = [Patch(**BOX_STYLES[kind], label=name) for kind, name in names.items()]
+    ax.legend(handles=handles, loc="lower center", ncols=3, borderaxespad=0)
+    return ax
+
+
+def draw_box(ax: Axes, left: float, bottom: float, width: float, title: str, text: str, kind: str) -> None:
+    """A box with a bold title; an adapted box is frozen, with its text on a trained plate."""
+    draw_plate(ax, left, bottom, width, BOX_HEIGHT, "frozen" if kind == "adapted" else kind)
+    if kind == "adapted":
+        draw_plate(ax, left + 1, bottom + 1, width - 2, BOX_HEIGHT * 0.56, "trained")
+    middle = left + width / 2
+    ax.text(middle, bottom + BOX_HEIGHT * 0.81, title, ha="center", va="center", fontsize=12.5, fontweight="bold")
+    ax.text(middle, bottom + BOX_HEIGHT * 0.36, text, ha="center", va="center", fontsize=10.5, linespacing=1.25)
+
+
+def draw_plate(ax: Axes, left: float, bottom: float, width: float, height: float, kind: str) -> None:
+    shape = FancyBboxPatch((left, bottom), width, height, boxstyle="round,pad=0,rounding_size=1", linewidth=1.5)
+    shape.set(**BOX_STYLES[kind])
+    ax.add_patch(shape)
+
+
+def draw_arrow(ax: Axes, points: list[tuple[float, float]]) -> None:
+    style = {"arrowstyle": "-|>", "mutation_scale": 14, "linewidth": 1.5, "color": "#404040"}
+    ax.add_patch(FancyArrowPatch(path=Line(points), **style))
 
 
 if __name__ == "__main__":

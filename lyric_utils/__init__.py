@@ -1,83 +1,34 @@
-"""lyric_utils: predict a song's valence from its lyrics. The notebooks tell the story; this package does the steps."""
+"""lyric_utils: predict a song's valence from its lyrics. The notebooks tell the story; this package does the steps.
 
-from lyric_utils.chunking import Chunks, average_by_song, chunk_lyrics
-from lyric_utils.comparison import compare, load_comparison, load_curves, load_encoder_comparison
-from lyric_utils.encoders import Encoder, load_encoder
-from lyric_utils.evaluation import paired_difference, score, score_with_intervals
-from lyric_utils.frozen import FrozenPass, run_frozen
-from lyric_utils.models import (
-    BaselineMLP,
-    LoraRegressor,
-    RegressionHead,
-    blend,
-    build_model,
-    frozen_ridge,
-    kernel_ridge,
-    load_model,
-    load_results,
-    save_model,
-    score_songs,
-    tabulate_predictions,
-    text_ridge,
-    tfidf_ridge,
-)
-from lyric_utils.profiles import Profile, Recipe, load_profile
-from lyric_utils.songs import (
-    CleaningReport,
-    LyricsError,
-    Split,
-    clean_songs,
-    load_songs,
-    read_songs,
-    save_songs,
-    split_songs,
-)
-from lyric_utils.sources import draw_songs, load_source
-from lyric_utils.training import Examples, make_examples, train
+A name is imported from its module when it is first used, so that `import lyric_utils` takes no time.
+"""
 
-__all__ = [
-    "BaselineMLP",
-    "Chunks",
-    "CleaningReport",
-    "Encoder",
-    "Examples",
-    "FrozenPass",
-    "LoraRegressor",
-    "LyricsError",
-    "Profile",
-    "Recipe",
-    "RegressionHead",
-    "Split",
-    "average_by_song",
-    "blend",
-    "build_model",
-    "chunk_lyrics",
-    "clean_songs",
-    "compare",
-    "draw_songs",
-    "frozen_ridge",
-    "kernel_ridge",
-    "load_comparison",
-    "load_curves",
-    "load_encoder",
-    "load_encoder_comparison",
-    "load_model",
-    "load_profile",
-    "load_results",
-    "load_songs",
-    "load_source",
-    "make_examples",
-    "paired_difference",
-    "read_songs",
-    "run_frozen",
-    "save_model",
-    "save_songs",
-    "score",
-    "score_songs",
-    "score_with_intervals",
-    "split_songs",
-    "tabulate_predictions",
-    "text_ridge",
-    "tfidf_ridge",
-    "train",
-]
+from importlib import import_module
+
+_MODULES = {
+    "songs": ["clean_songs", "load_songs", "read_songs", "save_songs", "split_songs"],
+    "sources": ["draw_songs", "load_source"],
+    "chunking": ["average_by_song", "chunk_lyrics"],
+    "encoders": ["load_encoder"],
+    "features": ["extract_features"],
+    "classical": ["word_tfidf_ridge"],
+    "profiles": ["load_profile"],
+    "models": ["BaselineMLP", "LoraRegressor", "build_model"],
+    "training": ["fit"],
+    "checkpoints": ["load_model", "load_results", "save_model"],
+    "evaluation": ["paired_difference", "score", "score_with_intervals"],
+    "pipeline": ["prepare", "train_or_load"],
+    "_files": ["LyricsError"],
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

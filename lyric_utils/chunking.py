@@ -1,27 +1,22 @@
 """From lyrics to overlapping windows of tokens, and from values per window back to values per song."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from lyric_utils.songs import LyricsError
+from lyric_utils._files import LyricsError
+from lyric_utils._progress import progress
 
 SONGS_AT_ONCE = 512
 
 
 class Chunks(NamedTuple):
-    """The token windows of a list of songs.
+    """The token windows of a list of songs."""
 
-    Attributes:
-        input_ids: one int32 array a chunk, [CLS] and [SEP] included, each at most `max_length` long.
-        song_index: int array of shape (n_chunks,), the position in the list of the song that a chunk belongs to.
-    """
-
-    input_ids: list[np.ndarray]
-    song_index: np.ndarray
+    input_ids: list[np.ndarray]  # one int32 array per chunk, [CLS] and [SEP] included
+    song_index: np.ndarray  # position in the list of the song that a chunk belongs to, (n_chunks,)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -34,22 +29,8 @@ class Chunks(NamedTuple):
         return np.bincount(self.song_index)
 
 
-def chunk_lyrics(lyrics: Sequence[str], tokenizer, max_length: int = 512, stride: int = 128) -> Chunks:
-    """Cut each song into windows of at most `max_length` tokens; neighbours share `stride` tokens.
-
-    The tokenizer's own overflow support does the cutting, so every token of a song stands in at least one chunk and
-    each chunk is a complete input of the encoder. A song of 4,000 tokens gives 11 chunks of up to 512.
-
-    Args:
-        lyrics: the songs, each a text with at least one token.
-        tokenizer: a fast tokenizer of transformers.
-        max_length: tokens of a chunk at most, special tokens included.
-        stride: tokens shared by two neighbouring chunks.
-
-    Raises:
-        LyricsError: a song has no tokens or is not a text, or `check_windows` fails.
-    """
-    check_windows(tokenizer, max_length, stride)
+def list_of_texts(lyrics: Iterable[str]) -> list[str]:
+    """The songs as a list; raises `LyricsError` if one text is given instead of several, or a song is not a text."""
     if isinstance(lyrics, str):
         raise LyricsError("one text is given where a list of songs is needed: put it into [brackets].")
     lyrics = list(lyrics)
@@ -57,11 +38,24 @@ def chunk_lyrics(lyrics: Sequence[str], tokenizer, max_length: int = 512, stride
     if not_text is not None:
         kind = type(lyrics[not_text]).__name__
         raise LyricsError(f"song {not_text} (counting from 0) is a {kind}, not a text: run clean_songs first.")
+    return lyrics
+
+
+def chunk_lyrics(lyrics: Iterable[str], tokenizer, max_length: int = 512, stride: int = 128) -> Chunks:
+    """Cut each song into windows of at most `max_length` tokens; neighbours share `stride` tokens.
+
+    The tokenizer, a fast one of transformers, does the cutting, so every token of a song is in at least one chunk and
+    each chunk is a complete input of the encoder, special tokens included. A song of 4,000 tokens gives 11 chunks.
+
+    Raises `LyricsError` if a song has no tokens or is not a text, or `check_windows` fails.
+    """
+    check_windows(tokenizer, max_length, stride)
+    lyrics = list_of_texts(lyrics)
     specials = tokenizer.num_special_tokens_to_add()
     input_ids: list[np.ndarray] = []
     song_index: list[int] = []
     steps = range(0, len(lyrics), SONGS_AT_ONCE)
-    for start in tqdm(steps, desc="chunk lyrics", unit=f"x{SONGS_AT_ONCE} songs", leave=False, delay=1):
+    for start in progress(steps, desc="chunk lyrics", unit=f"x{SONGS_AT_ONCE} songs", delay=1):
         encoded = tokenizer(  # a lone surrogate is no character, and nothing that a tokenizer takes
             [text.encode("utf-8", "replace").decode() for text in lyrics[start : start + SONGS_AT_ONCE]],
             max_length=max_length,
@@ -80,11 +74,7 @@ def chunk_lyrics(lyrics: Sequence[str], tokenizer, max_length: int = 512, stride
 
 
 def check_windows(tokenizer, max_length: int, stride: int) -> None:
-    """Check that windows of that length fit the encoder and move forward.
-
-    Raises:
-        LyricsError: they do not.
-    """
+    """Raise `LyricsError` unless windows of that length fit the encoder and move forward."""
     specials = tokenizer.num_special_tokens_to_add()
     if not 0 <= stride < max_length - specials:
         raise LyricsError(f"stride={stride}: 0 or more is needed, and less than max_length={max_length} - {specials}.")
@@ -102,14 +92,13 @@ def average_by_song(values, song_index):
     Returns:
         Array or tensor, as `values` is, of shape (n_songs,) or (n_songs, d). Gradients flow through a tensor.
 
-    Raises:
-        LyricsError: the two differ in length, a number is below 0, or a song has no chunk.
+    Raises `LyricsError` if the two differ in length, a number is below 0, or a song has no chunk.
     """
     if not isinstance(values, torch.Tensor):
         return average_by_song(torch.as_tensor(np.asarray(values)), song_index).numpy()
     song_index = torch.as_tensor(song_index, device=values.device)
     if len(values) != len(song_index):
-        raise LyricsError(f"{len(values)} values for {len(song_index)} chunks: one value a chunk is needed.")
+        raise LyricsError(f"{len(values)} values for {len(song_index)} chunks: one value per chunk is needed.")
     if song_index.is_floating_point() or (song_index < 0).any():
         raise LyricsError("song_index must hold whole numbers from 0 on.")
     chunks = torch.bincount(song_index)

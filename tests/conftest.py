@@ -3,27 +3,51 @@
 import os
 import tempfile
 
+SUBSET = os.environ.pop("LYRICS_DATA", None)  # a table of the public subset, for the fixture `subset` alone
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "LYRICS_CACHE": tempfile.mkdtemp(prefix="lyrics_cache_"),  # for this session; removed at its end
     "MPLBACKEND": "Agg",
-    "TQDM_DISABLE": "1",
 }
-for name in ("LYRICS_DATA", "LYRICS_PROFILE"):
+for name in ("LYRICS_PROFILE", "LYRICS_EPOCHS", "LYRICS_RETRAIN"):
     os.environ.pop(name, None)
 
 import shutil  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
 
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 from transformers import BertConfig, BertModel  # noqa: E402
 
 import lyric_utils as lu  # noqa: E402
-from lyric_utils.encoders import as_encoder  # noqa: E402
+from lyric_utils.blend import BlendRegressor  # noqa: E402
+from lyric_utils.checkpoints import tabulate_predictions  # noqa: E402
+from lyric_utils.classical import char_tfidf_ridge  # noqa: E402
+from lyric_utils.encoders import Encoder, as_encoder  # noqa: E402
+from lyric_utils.profiles import BASELINE, BLEND, FULL, LORA_PAPER, LORA_TUNED  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+SONGS = [
+    "The harbour lights are out and I have nobody to call",
+    "Dance on the tables, the bakery's open, there's cake for us all " * 60,
+    "Grey rain",
+]
+RECIPES = {"baseline": BASELINE, "lora": LORA_TUNED, "lora_paper": LORA_PAPER, "full": FULL, "blend": BLEND}
 
 settings.register_profile("lyrics", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("lyrics")
+
+
+def run_python(*arguments, **environment) -> subprocess.CompletedProcess:
+    """Run another Python in the folder of the tests, where it finds them and this package."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT / "tests", env=environment, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +56,8 @@ def encoder():
     return lu.load_encoder("minilm")
 
 
-def make_tiny_encoder() -> lu.Encoder:
-    """A BERT of 6 layers x 32 with random weights, always the same, and MiniLM's tokenizer."""
+def make_tiny_encoder() -> Encoder:
+    """A BERT of 6 layers x 32 with random parameters, always the same, and MiniLM's tokenizer."""
     torch.manual_seed(0)
     config = BertConfig(hidden_size=32, num_hidden_layers=6, num_attention_heads=4, intermediate_size=64)
     config.attention_probs_dropout_prob = 0.0
@@ -44,6 +68,61 @@ def make_tiny_encoder() -> lu.Encoder:
 def tiny_encoder():
     """For tests in which the encoder need not know a language."""
     return make_tiny_encoder()
+
+
+def disturb(model):
+    """Add noise to every trainable parameter, so that nothing stands at its start; scores near a half."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for values in model.trainable_parameters().values():
+            values.add_(0.05 * torch.randn_like(values))
+        model.output_layer.weight.mul_(0.2)
+        model.output_layer.bias.fill_(0.5)
+    return model
+
+
+@pytest.fixture(params=RECIPES)
+def model(request, tiny_encoder):
+    """A model of every kind, as if trained."""
+    if request.param != "blend":
+        return disturb(lu.build_model(tiny_encoder, RECIPES[request.param]))
+    text_model = char_tfidf_ridge().fit(SONGS * 5, [0.1, 0.9, 0.3] * 5)
+    return BlendRegressor(disturb(lu.build_model(tiny_encoder, LORA_TUNED)), text_model, 0.45, BLEND)
+
+
+def save_checkpoint(model, folder):
+    """Save a model as a checkpoint; returns its predictions of `SONGS`."""
+    songs = pd.DataFrame({"row": range(3), "artist": "A", "title": "T", "lyrics": SONGS, "valence": [0.1, 0.9, 0.3]})
+    prediction = model.predict(SONGS)
+    lu.save_model(
+        model,
+        folder,
+        profile="sample",
+        history=[{"epoch": 1, "train_loss": 0.1, "validation_mse": 0.1, "seconds": 1.0}],
+        predictions=tabulate_predictions(songs, np.array([1, 3, 1]), prediction),
+        metrics=lu.score(songs["valence"], prediction),
+    )
+    return prediction
+
+
+@pytest.fixture(scope="session")
+def sample():
+    """The 150 shipped songs."""
+    return lu.load_songs(ROOT / "datasets" / "sample_150.pkl")
+
+
+@pytest.fixture(scope="session")
+def sample_data():
+    """The shipped songs, prepared as their profile says."""
+    return lu.prepare(lu.load_profile("sample"))
+
+
+@pytest.fixture(scope="session")
+def subset():
+    """The public subset, where LYRICS_DATA names a table of it."""
+    if not SUBSET:
+        pytest.skip("needs the public subset: set LYRICS_DATA to a table of it")
+    return lu.clean_songs(lu.read_songs(SUBSET))[0]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,8 +24,9 @@ from bad_files import (
 )
 
 import lyric_utils as lu
+from lyric_utils._files import atomic_write, atomic_write_folder
+from lyric_utils.encoders import Encoder
 from lyric_utils.profiles import BASELINE, LORA_TUNED
-from lyric_utils.songs import folder_written_whole, written_whole
 
 PREDICTIONS = pd.DataFrame(
     {"row": [3, 7], "artist": ["1975", "nan"], "title": ["River", "Roof, or: \"Rain\""],
@@ -33,7 +34,6 @@ PREDICTIONS = pd.DataFrame(
 )  # fmt: skip
 RESULTS = {
     "profile": "sample",
-    "seed": 0,
     "history": [{"epoch": 1, "train_loss": 0.1, "validation_mse": 0.2, "seconds": 1.0}],
     "predictions": PREDICTIONS,
     "metrics": {"mse": 0.05, "r2": 0.1},
@@ -210,8 +210,8 @@ def test_flipped_json(checkpoints, tmp_path):
 
 def test_encoder_of_other_weights(encoder, checkpoints):
     network = type(encoder.network)(encoder.network.config, add_pooling_layer=False)
-    other = lu.Encoder("other", encoder.tokenizer, network)
-    assert "other weights" in refused(checkpoints / "lora", lu.load_model, checkpoints / "lora", other)
+    other = Encoder("other", encoder.tokenizer, network)
+    assert "other parameters" in refused(checkpoints / "lora", lu.load_model, checkpoints / "lora", other)
 
 
 @pytest.mark.parametrize("name", BAD_ENCODERS)
@@ -333,7 +333,7 @@ def test_an_error_while_writing_leaves_the_old(tmp_path):
     folder.mkdir()
     (folder / "old").touch()
     before = contents(tmp_path)
-    for writer, target in ((written_whole, file), (folder_written_whole, folder)):
+    for writer, target in ((atomic_write, file), (atomic_write_folder, folder)):
         with suppress(ZeroDivisionError), writer(target) as temporary:
             (temporary / "new" if temporary.is_dir() else temporary).write_text("new")
             raise ZeroDivisionError

@@ -91,6 +91,11 @@ def test_order_across_batches(encoder):
             (0, SONGS_AT_ONCE, count - 1)] == ["0", str(SONGS_AT_ONCE), str(count - 1)]  # fmt: skip
 
 
+def test_a_generator_of_songs_is_taken(encoder):
+    chunks = lu.chunk_lyrics((text for text in ["love", "rain"]), encoder.tokenizer)
+    assert chunks.per_song.tolist() == [1, 1]
+
+
 def test_no_songs(encoder):
     chunks = lu.chunk_lyrics([], encoder.tokenizer)
     assert chunks.input_ids == []
@@ -104,7 +109,7 @@ def test_no_songs(encoder):
         (["love"] * 600 + [""], {}, "song 600 .* no tokens"),
         (["love", None], {}, "song 1 .* NoneType"),
         (["love", 5.0], {}, "song 1 .* float"),
-        ("love", {}, "list"),
+        ("love", {}, r"\[brackets\]"),
         (["love"], {"stride": 510}, "stride=510"),
         (["love"], {"stride": -1}, "stride=-1"),
         (["love"], {"max_length": 2, "stride": 0}, "stride=0"),

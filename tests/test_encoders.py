@@ -12,18 +12,15 @@ from torch import nn
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 import lyric_utils as lu
+from lyric_utils._packed import FastDropout, attend_within_chunks, packed_weights
 from lyric_utils.encoders import (
-    FastDropout,
     as_encoder,
-    attend_within_chunks,
+    distinct_token_weights,
     embed_tokens,
-    packed_weights,
-    pool,
+    pool_tokens,
     run_layer,
     run_layer_for_first_token,
-    weigh_distinct,
 )
-from lyric_utils.models import build_model
 from lyric_utils.profiles import LORA_PAPER, LORA_TUNED
 
 LENGTHS = [37, 3, 120, 64, 5]
@@ -73,7 +70,7 @@ def test_packed_layers_equal_padded_transformers(request, family, first_token_on
 def test_adapters_get_the_gradients_of_stock_peft(tiny_encoder, pooling):
     """Same loss and same gradients as get_peft_model(BertModel) on a padded batch, dropout off."""
     recipe = LORA_PAPER if pooling == "cls" else replace(LORA_TUNED, pooling="mean", pooled_layers=1)
-    model = build_model(tiny_encoder, recipe).eval()
+    model = lu.build_model(tiny_encoder, recipe).eval()
     adapted_layers = range(2, 6)
     stock = BertModel(tiny_encoder.network.config, add_pooling_layer=False)
     stock.load_state_dict(tiny_encoder.network.state_dict())
@@ -83,10 +80,10 @@ def test_adapters_get_the_gradients_of_stock_peft(tiny_encoder, pooling):
     ours, theirs = dict(model.adapted.named_parameters()), dict(stock.named_parameters())
     assert ours.keys() == theirs.keys()
     with torch.no_grad():  # adapters start at zero, where half of the gradients vanish
-        for name, weight in theirs.items():
+        for name, values in theirs.items():
             if "lora_" in name:
-                weight.normal_(std=0.1)
-                ours[name].copy_(weight)
+                values.normal_(std=0.1)
+                ours[name].copy_(values)
 
     chunks = random_chunks()
     inputs = padded(chunks, 0)
@@ -102,7 +99,7 @@ def test_adapters_get_the_gradients_of_stock_peft(tiny_encoder, pooling):
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
     model.head.zero_grad()
     scores.square().sum().backward()
-    learned = [name for name, weight in theirs.items() if weight.requires_grad]
+    learned = [name for name, values in theirs.items() if values.requires_grad]
     assert len(learned) == 4 * len(adapted_layers)  # A and B, of query and of value
     for name in learned:
         assert theirs[name].grad.abs().max() > 0, name
@@ -114,8 +111,9 @@ def test_attention_in_steps_equals_the_fused_kernel(dtype):
     """What training and bf16 run (in steps) is what prediction runs (fused), values and gradients."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(sum(LENGTHS), 4, 32, dtype=dtype).requires_grad_() for _ in range(3))
-    attended = attend_within_chunks(query, key, value, LENGTHS, LENGTHS)
-    exact = attend_within_chunks(*(x.detach().float() for x in (query, key, value)), LENGTHS, LENGTHS)
+    no_dropout = nn.Dropout(0.0)
+    attended = attend_within_chunks(query, key, value, LENGTHS, LENGTHS, no_dropout)
+    exact = attend_within_chunks(*(x.detach().float() for x in (query, key, value)), LENGTHS, LENGTHS, no_dropout)
     tolerance = 1e-5 if dtype == torch.float32 else 0.03
     torch.testing.assert_close(attended.float(), exact, atol=tolerance, rtol=0)
     chunk = slice(0, LENGTHS[0])
@@ -123,6 +121,17 @@ def test_attention_in_steps_equals_the_fused_kernel(dtype):
     for tensor in (query, key, value):
         assert tensor.grad[chunk].abs().max() > 0
         assert tensor.grad[LENGTHS[0] :].abs().max() == 0
+
+
+def test_dropped_attention_keeps_the_mean_and_is_none_in_evaluation():
+    """Of values that are all one, attention gives one; with half of its weights dropped, one on the average."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(600, 4, 8), torch.randn(600, 4, 8), torch.ones(600, 4, 8)
+    dropout = FastDropout(0.5)
+    attended = attend_within_chunks(query, key, value, [600], [600], dropout)
+    assert attended.std() > 0.01
+    assert attended.mean() == pytest.approx(1, abs=0.01)
+    torch.testing.assert_close(attend_within_chunks(query, key, value, [600], [600], dropout.eval()), value)
 
 
 def test_dropout_keeps_the_mean_drops_its_share_and_obeys_the_seed():
@@ -146,7 +155,7 @@ def test_dropout_passes_gradients_where_it_kept():
 
 
 def test_no_plain_dropout_is_left_in_the_adapted_layers(tiny_encoder):
-    model = build_model(tiny_encoder, LORA_TUNED)
+    model = lu.build_model(tiny_encoder, LORA_TUNED)
     kinds = {type(module) for module in model.adapted_layers.modules() if isinstance(module, nn.Dropout)}
     assert kinds == {FastDropout}
 
@@ -155,7 +164,7 @@ def test_no_plain_dropout_is_left_in_the_adapted_layers(tiny_encoder):
 def test_pooling_stays_within_a_chunk(pooling):
     hidden = torch.arange(10.0)[:, None].expand(10, 3)
     expected = [0.0, 4.0] if pooling == "cls" else [1.5, 6.5]
-    assert pool(hidden, [4, 6], pooling)[:, 0].tolist() == expected
+    assert pool_tokens(hidden, [4, 6], pooling)[:, 0].tolist() == expected
 
 
 def test_a_model_of_another_family_is_refused():
@@ -163,7 +172,7 @@ def test_a_model_of_another_family_is_refused():
         as_encoder("mlp", None, nn.Linear(2, 2))
 
 
-def test_a_name_that_is_no_encoder_is_refused():
+def test_a_name_without_an_encoder_is_refused():
     with pytest.raises(lu.LyricsError, match="cannot be loaded"):
         lu.load_encoder("no/such-encoder")
 
@@ -172,13 +181,13 @@ def test_distinct_pooling_counts_every_token_once():
     """Of 7, 7, 7, 9 the mean is that of two tokens; identical tokens with different states share one vote."""
     hidden = torch.tensor([[1.0], [2.0], [3.0], [8.0], [5.0]])
     ids = [np.array([7, 7, 7, 9]), np.array([4])]
-    weights = torch.from_numpy(np.concatenate([weigh_distinct(chunk) for chunk in ids]))
-    torch.testing.assert_close(pool(hidden, [4, 1], "distinct", weights), torch.tensor([[5.0], [5.0]]))
+    weights = torch.from_numpy(np.concatenate([distinct_token_weights(chunk) for chunk in ids]))
+    torch.testing.assert_close(pool_tokens(hidden, [4, 1], "distinct", weights), torch.tensor([[5.0], [5.0]]))
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=200))
-def test_weights_of_distinct_tokens_add_up_to_their_number(ids):
-    assert weigh_distinct(np.array(ids)).sum() == pytest.approx(len(set(ids)), rel=1e-4)
+def test_distinct_tokens_have_one_vote_each(ids):
+    assert distinct_token_weights(np.array(ids)).sum() == pytest.approx(len(set(ids)), rel=1e-4)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])

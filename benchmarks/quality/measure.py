@@ -1,0 +1,117 @@
+"""Measure every method on the test songs: LYRICS_DATA=songs.csv python -m benchmarks.quality.measure [NAME ...]
+
+One run fits one method on the training songs of the subset profile and scores the test songs once. Its predictions
+become a column of results/SPLIT.csv (one line per test song, no lyrics), its cost an entry of results/runs.json. What
+is there already is not run again, and a training that was killed goes on from its last epoch. Without names, everything
+runs: all methods and seeds, the random split, the learning curve. A name is a key of runs.json, such as artist/lora-42.
+This is the only program that writes to trained_models/. Afterwards: python -m benchmarks.quality.analyses.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+import lyric_utils as lu
+from benchmarks.common import machine, read_json, write_json
+from benchmarks.quality import methods
+from benchmarks.quality.methods import METHODS, Problem, load_problem
+from lyric_utils.blend import fit_blend
+from lyric_utils.pipeline import Trained, save_trained
+from lyric_utils.profiles import BLEND
+from lyric_utils.sources import cache_folder
+
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "trained_models"
+SHIPPED = ("baseline", "lora_paper", "lora", "blend")  # full fine-tuning is too large
+SLOW = ("lora_paper", "full")
+SEEDS = (42, 43, 44)
+CURVE = (300, 600, 1_200, 2_400)
+CURVE_METHODS = ("word_tfidf_ridge", "char_structure_ridge", "embedding_ridge", "embedding_ridge_4", "lora", "blend")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method, and what it is fitted on: `songs` of the training songs (None: all), under a seed and a split."""
+
+    method: str
+    seed: int = 42
+    songs: int | None = None
+    split_by: str = "artist"
+
+    @property
+    def column(self) -> str:
+        return methods.column_of(self.method, self.seed, self.songs)
+
+    @property
+    def name(self) -> str:
+        return f"{self.split_by}/{self.column}"
+
+    @property
+    def problem(self) -> Problem:
+        problem = load_problem(self.split_by)
+        drawn = np.random.default_rng(42).permutation(problem.train)[: self.songs]
+        return replace(problem, train=np.sort(drawn))
+
+
+RUNS = [
+    *(Run(name, seed) for name, method in METHODS.items() for seed in (SEEDS if method.has_seeds else SEEDS[:1])),
+    *(Run(name, split_by="song") for name in METHODS if name not in SLOW),
+    *(Run(name, songs=songs) for songs in CURVE for name in CURVE_METHODS),
+]
+
+
+def measure(run: Run) -> None:
+    """Fit, score, and write both down; the time to extract features is not the method's."""
+    method, problem, cost = METHODS[run.method], run.problem, {}
+    table = methods.read_predictions(run.split_by, problem.songs.iloc[problem.held])
+    resume_file = cache_folder() / f"{run.name.replace('/', '-')}.resume.safetensors"
+    problem.features(method.recipe.adapted_layers if method.recipe else 4)
+    started = time.perf_counter()
+    if method.recipe:
+        trained = method.train(problem, run.seed, resume_file)
+        parameters = trained.model.trainable_parameters().values()
+        cost = {"trained_weights": sum(values.numel() for values in parameters), "history": trained.history}
+    else:
+        trained = Trained(None, [], method.predict(problem, methods.saved_in(table, run.seed, run.songs)))
+    seconds = max(time.perf_counter() - started, sum(epoch["seconds"] for epoch in trained.history))
+    if run == Run(run.method) and run.method in SHIPPED:
+        ship(run, trained)
+    methods.write_predictions(run.split_by, table.assign(**{run.column: trained.prediction.round(5)}))
+    line = {"songs": len(problem.train), "seconds": round(seconds, 1), **cost, "machine": machine()}
+    file = methods.RESULTS / "runs.json"
+    write_json(file, read_json(file) | {run.name: line})
+    resume_file.unlink(missing_ok=True)
+    print(f"{run.name}: {seconds:.1f} s", flush=True)
+
+
+def ship(run: Run, trained: Trained) -> None:
+    """Save a model among the shipped checkpoints; a blend is composed of the LoRA model there."""
+    data, lora = run.problem.data(4), CHECKPOINTS / "lora"
+    if run.method == "blend":
+        blend = fit_blend(lu.load_model(lora, data.encoder), data.split.train, BLEND)
+        trained = Trained(blend, lu.load_results(lora).history, trained.prediction)
+    save_trained(trained, data, CHECKPOINTS / run.method)
+
+
+def store_split() -> None:
+    """Write the row numbers of each side, so that anyone with the public table can repeat the splits."""
+    rows = {}
+    for split_by in ("artist", "song"):
+        split = load_problem(split_by).data(4).split
+        rows[split_by] = {name: side["row"].tolist() for name, side in split._asdict().items()}
+    write_json(methods.RESULTS / "split_rows.json", rows, indent=None)
+
+
+def main() -> None:
+    """Run what was asked for and has not run yet."""
+    if not (methods.RESULTS / "split_rows.json").is_file():
+        store_split()
+    for run in RUNS:
+        if run.name not in read_json(methods.RESULTS / "runs.json") and run.name in (sys.argv[1:] or [run.name]):
+            measure(run)
+
+
+if __name__ == "__main__":
+    main()

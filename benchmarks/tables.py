@@ -1,0 +1,159 @@
+"""Print every table of RESULTS.md from the stored results, and draw assets/speed.png: python -m benchmarks.tables"""
+
+import re
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from benchmarks.common import SPEED, read_json
+from benchmarks.quality.comparison import READERS, compare, load_comparison, load_encoder_comparison
+from benchmarks.quality.methods import METHODS, RESULTS
+from lyric_utils import plots
+from lyric_utils.evaluation import paired_difference, score
+
+FIGURE = Path(__file__).resolve().parent.parent / "assets" / "speed.png"
+
+
+def main() -> None:
+    for title, table in QUALITY.items():
+        print(f"**{title}**\n\n{table()}\n")
+    for name, title in TITLES.items():
+        content = read_json(SPEED / f"{name}.json")
+        if not content:
+            print(f"<!-- no {name}.json yet: python -m benchmarks.speed.{name} -->\n")
+            continue
+        machine = content["machine"]
+        cpu = f"{machine['processor']}, {machine['threads']} threads, PyTorch {machine['versions']['torch']}"
+        print(f"**{title}** ({machine['gpu'] or cpu})\n\n{speed(content['rows'])}\n")
+        if name == "training_step":
+            draw_ratios(content["rows"])
+
+
+def table_of(head: list[str], rows: list[list]) -> str:
+    """A Markdown table; all columns but the first are aligned right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def scores(split_by: str, *more: str) -> str:
+    """Every method on the same songs and its difference to LoRA; with the columns of `more`, what it took."""
+    comparison, names = load_comparison(split_by), {method.label: name for name, method in METHODS.items()}
+    costs, rows = read_json(RESULTS / "runs.json"), []
+    table = compare(comparison, reference="LoRA").sort_values(("mse", "value"), ascending=False)
+    for label, row in table.iterrows():
+        cells = [label]
+        for metric, digits in {"mse": 4, "r2": 2, "pearson": 2, "difference": 4}.items():
+            interval = bracketed(*row[metric][["value", "low", "high"]], digits)
+            cells.append("" if interval.startswith("nan") else interval)
+        runs = [cost for run, cost in costs.items() if re.fullmatch(rf"{split_by}/{names[label]}(-\d\d)?", run)]
+        if more:
+            low, high = row["mse", "smallest"], row["mse", "largest"]
+            cells.append(f"{low:.4f}–{high:.4f}" if len(comparison.predictions[label]) > 1 else "")
+            cells.append(f"{runs[0]['trained_weights']:,}" if "trained_weights" in runs[0] else "")
+            cells.append(f"{sum(run['seconds'] for run in runs) / len(runs):,.0f}")
+        rows.append(cells)
+    return table_of(["method", "MSE", "R²", "Pearson", "LoRA minus it, MSE", *more], rows)
+
+
+def ablations(key: str, *head: str) -> str:
+    """One change each, best last; `key` is what the results of its kind have."""
+    found = {name: line for name, line in read_json(RESULTS / "ablations.json").items() if key in line}
+    errors = {name: line.get("mean") or line["mse_by_epoch"][-1] for name, line in found.items()}
+    return table_of(head, [[name, f"{errors[name]:.4f}"] for name in sorted(errors, key=errors.get, reverse=True)])
+
+
+def larger_encoder() -> str:
+    """Two frozen encoders read in the same ways, on the five folds and on the test songs."""
+    rows = []
+    for split_by, songs in {"folds": "five folds", "artist": "test artists"}.items():
+        truth, artists, predictions = load_encoder_comparison(split_by)
+        blend = load_comparison(split_by).predictions[METHODS["blend"].label][0]
+        for reader in READERS.values():
+            [ours], [theirs] = predictions[reader, "MiniLM"], predictions[reader, "all-mpnet-base-v2, 8 layers"]
+            mse, larger = score(truth, ours)["mse"], score(truth, theirs)
+            row = [f"{reader}, {songs}", f"{mse:.4f}", f"{larger['mse']:.4f}", f"{larger['r2']:.3f}"]
+            rows.append(row + [bracketed(*paired_difference(truth, theirs, other, artists)) for other in (ours, blend)])
+    encoders = ["MiniLM, MSE", "all-mpnet-base-v2, MSE", "R²", "minus MiniLM", "minus the shipped blend"]
+    return table_of(["frozen encoder, read by", *encoders], rows)
+
+
+def bracketed(value: float, low: float, high: float, digits: int = 4) -> str:
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+QUALITY = {
+    "Test artists": lambda: scores("artist", "MSE over seeds", "trained parameters", "seconds"),
+    "Five folds": lambda: scores("folds"),
+    "What is read": lambda: ablations("mse_of_folds", "what is read", "MSE, mean of five folds"),
+    "How LoRA is trained": lambda: ablations("averaged", "earlier LoRA recipe, one change", "MSE of one fold"),
+    "A larger encoder": larger_encoder,
+}
+
+
+COLUMNS = {  # key of a row -> title and format of its column; keys not here are shown if they have no underscore
+    "validation_mse": ("validation MSE", "{}"),
+    "seconds_from_nothing": ("seconds, from nothing", "{:,.0f}"),
+    "chunks_per_second": ("chunks/s", "{:,.2f}"),
+    "songs_per_second": ("songs/s", "{:.1f}"),
+    "epoch_seconds": ("epoch, s", "{:.1f}"),
+    "ratio": ("times plain", "{:.3g}"),
+    "to_sentence_transformers": ("times sentence-transformers", "{[ratio]:.2f}"),
+    "to_pipeline": ("times pipeline", "{[ratio]:.2f}"),
+    "to_pipeline_in_batches": ("times pipeline in batches of 32", "{[ratio]:.2f}"),
+    "share_of_float32_limit": ("share of float32 limit", "{:.0%}"),
+    "share_of_bfloat16_limit": ("share of bf16 limit", "{:.0%}"),
+    "peak_mib": ("peak MiB", "{:,}"),
+    "gpu_peak_mib": ("peak GPU MiB", "{:,}"),
+    "epoch_seconds_extrapolated": ("epoch of 24,000 songs, s (extrapolated)", "{:,}"),
+    "frozen_pass_seconds_extrapolated": ("frozen pass, once, s (extrapolated)", "{:,}"),
+    "frozen_pass_seconds": ("frozen pass, once, s", "{:.1f}"),
+    "milliseconds_per_song": ("ms per song", "{:.1f}"),
+    "largest_deviation": ("largest deviation from a line", "{:.1%}"),
+    "milliseconds": ("self time, ms", "{}"),
+    "share": ("share", "{:.1%}"),
+}
+TITLES = {
+    "training_step": "Training step, BERT of 12 x 768, last four layers adapted",
+    "time_to_quality": "Time to quality, subset profile",
+    "same_quality": "Whether speed costs quality, subset profile: validation MSE after 800 songs",
+    "prediction": "Embedding and prediction, MiniLM, one chunk per song",
+    "growth": "Growth",
+    "gpu": "Paper profile's epoch on a GPU, 24,000 songs",
+    "profile_step": "Where the time of one of our steps goes",
+}
+
+
+def speed(rows: list[dict]) -> str:
+    keys = [key for key in rows[0] if key in COLUMNS or "_" not in key]
+    columns = {key: COLUMNS.get(key, (key, "{}")) for key in keys}
+    cells = [[columns[key][1].format(row[key]) if row.get(key) is not None else "" for key in keys] for row in rows]
+    return table_of([title for title, _ in columns.values()], cells)
+
+
+def draw_ratios(rows: list[dict]) -> None:
+    """Speed of every way of the training step, as bars from 1 on a logarithmic axis; a line spans the rounds."""
+    plots.use_style()
+    rows = [row for row in rows if not row["way"].endswith(": plain")][::-1]
+    figure, ax = plt.subplots(figsize=(9, 4.2))
+    for number, row in enumerate(rows):
+        colour = plots.VERMILION if ": ours" in row["way"] else plots.BLUE
+        ax.barh(number, row["ratio"] - 1, left=1, color=colour)
+        ax.hlines(number, row["ratio_low"], row["ratio_high"], color=plots.BLACK, linewidth=1.5)
+        ax.text(row["ratio_high"] * 1.03, number, f"{row['ratio']:.3g}×", va="center")
+    ax.axvline(1, color=plots.GREY, linewidth=1.5)
+    ax.set_yticks(range(len(rows)), [row["way"] for row in rows])
+    ax.set_xscale("log")
+    ax.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(0.9, 1.25 * max(row["ratio_high"] for row in rows))
+    ax.set_xlabel("training steps in the time of one plain step (median; line: all rounds)")
+    ax.grid(axis="y", visible=False)
+    figure.savefig(FIGURE, metadata={"Software": None})
+    print(f"<!-- wrote assets/{FIGURE.name} -->\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What a fine-tuned encoder learns from simple models: softer targets, and a head that starts where they end."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import Pipeline
+from torch import nn
+
+from lyric_utils._files import LyricsError
+from lyric_utils._progress import progress
+from lyric_utils.classical import char_tfidf_ridge, nystroem_ridge
+from lyric_utils.models import FineTunedRegressor
+
+Teachers = tuple[Callable[[], Pipeline], Callable[[int, int], Pipeline]]
+TEACHERS: Teachers = (char_tfidf_ridge, nystroem_ridge)  # one reads lyrics, one frozen vectors
+INIT_STEPS = 1_000  # in which a head learns to predict as kernel ridge regression
+
+
+def soft_targets(songs: pd.DataFrame, vectors: np.ndarray, weight: float, teachers: Teachers = TEACHERS) -> np.ndarray:
+    """Training targets: each song's valence, moved by `weight` towards what two teachers predict for it.
+
+    The mean of the two teachers predicts each song from the songs of other artists (five folds). A label that the words
+    do not support is thus softened, and a network learns less of the noise. Source: Hinton et al. 2015, "Distilling the
+    Knowledge in a Neural Network"; for noisy labels Li et al. 2017, "Learning from Noisy Labels with Distillation".
+
+    Args:
+        songs: the training songs; vectors: the frozen encoder's vectors of them, (n_songs, hidden).
+        weight: 0 (the valence itself) to 1 (the teachers' predictions alone).
+
+    Raises `LyricsError` if there are too few songs or artists to learn from.
+    """
+    lyrics, valence = songs["lyrics"].to_numpy(), songs["valence"].to_numpy()
+    if weight == 0:
+        return valence
+    make_text_model, make_vector_model = teachers
+    predicted, folds = np.empty(len(songs)), min(5, songs["artist"].nunique())
+    try:
+        splits = GroupKFold(folds).split(lyrics, groups=songs["artist"])
+        for others, held in progress(splits, desc="soft targets", total=folds, unit="fold", delay=1):
+            from_text = make_text_model().fit(lyrics[others], valence[others]).predict(lyrics[held])
+            model = make_vector_model(*vectors[others].shape)
+            predicted[held] = (from_text + model.fit(vectors[others], valence[others]).predict(vectors[held])) / 2
+    except ValueError as error:
+        found = f"{len(songs)} songs of {songs['artist'].nunique()} artists"
+        way_out = "give more songs, or use distillation_weight=0"
+        raise LyricsError(f"soft targets cannot be learned from {found} ({error}): {way_out}.") from error
+    return (1 - weight) * valence + weight * predicted
+
+
+def initialise_head(model: FineTunedRegressor, vectors: np.ndarray, valence: np.ndarray) -> None:
+    """Let the head of an untrained model predict nearly as `nystroem_ridge` on its pooled song vectors.
+
+    vectors, (n_songs, hidden), and valence, (n_songs,), are those of the training songs. The head learns the kernel's
+    answers to mixtures of two songs each, so that it is as nonlinear between songs as the kernel. Sources: Kumar et al.
+    2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution"; Hinton et al. 2015; Zhang
+    et al. 2018, "mixup: Beyond Empirical Risk Minimization".
+    """
+    kernel = nystroem_ridge(*vectors.shape).fit(vectors, valence)
+    model.start_at(valence.mean())
+    optimizer = torch.optim.Adam(model.head.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1, end_factor=0, total_iters=INIT_STEPS)
+    device = model.output_layer.weight.device
+    batches = _ask_kernel(kernel, vectors)
+    for mixtures, answers in progress(batches, desc="initialise head", total=INIT_STEPS, unit="step", delay=1):
+        loss = nn.functional.mse_loss(model.head(mixtures.to(device)), answers.to(device))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    varying, scaler = kernel[0], kernel[1]
+    mean, scale = varying.inverse_transform([scaler.mean_, scaler.scale_])
+    scale[scale == 0] = np.inf  # dimensions that were left out get no weight
+    mean, scale = (torch.from_numpy(array).float().to(device) for array in (mean, scale))
+    hidden = model.head.layers[0]
+    with torch.no_grad():  # from scaled vectors, which it learned on, to vectors as they come
+        hidden.weight /= scale
+        hidden.bias -= hidden.weight @ mean
+
+
+def _ask_kernel(kernel: Pipeline, vectors: np.ndarray, size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of scaled mixtures of two songs, (size, hidden), and the answers of a fitted `nystroem_ridge`, (size,).
+
+    The weights of the two are cosine and sine of an angle, which keeps the variance; mostly one song prevails.
+    """
+    varying, scaler, nystroem, ridge = kernel.named_steps.values()
+    scaled, dual = scaler.transform(varying.transform(vectors)), nystroem.normalization_.T @ ridge.coef_
+    draw = np.random.default_rng(42)
+    for _ in range(INIT_STEPS):
+        first, second = draw.integers(len(scaled), size=(2, size))
+        angle = draw.beta(0.4, 0.4, size=(size, 1)) * np.pi / 2
+        mixtures = np.cos(angle) * scaled[first] + np.sin(angle) * scaled[second]
+        answers = rbf_kernel(mixtures, nystroem.components_, nystroem.gamma) @ dual + ridge.intercept_
+        yield torch.from_numpy(varying.inverse_transform(mixtures)).float(), torch.from_numpy(answers).float()
