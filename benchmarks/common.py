@@ -43,11 +43,8 @@ SONG_TOKENS = [
 
 def windows(tokens: int, max_length: int = 512, stride: int = 128) -> list[int]:
     """Lengths of the chunks that `lyric_utils.chunk_lyrics` cuts a song of so many tokens into."""
-    lengths, room = [min(tokens, max_length - 2) + 2], max_length - 2
-    while tokens > room:
-        tokens -= room - stride
-        lengths.append(min(tokens, room) + 2)
-    return lengths
+    room = max_length - 2
+    return [min(tokens - start, room) + 2 for start in range(0, max(tokens - stride, 1), room - stride)]
 
 
 CHUNK_LENGTHS = [length for tokens in SONG_TOKENS for length in windows(tokens)]

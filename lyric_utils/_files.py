@@ -3,10 +3,10 @@
 import glob
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 
 class LyricsError(ValueError):
@@ -35,26 +35,23 @@ def atomic_write_folder(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        place = {"prefix": f".{folder.name}.", "suffix": ".tmp", "dir": folder.parent}
-        with tempfile.TemporaryDirectory(**place, ignore_cleanup_errors=True) as temporary:
+        with TemporaryDirectory(".tmp", f".{folder.name}.", folder.parent, ignore_cleanup_errors=True) as temporary:
             new, old = Path(temporary, "new"), Path(temporary, "old")
             new.mkdir()
             yield new
-            if folder.is_dir():
-                folder.rename(old)
             try:
+                if folder.is_dir():
+                    folder.rename(old)
                 new.rename(folder)
-            except OSError:
-                if old.is_dir():
+            finally:
+                if old.is_dir() and not folder.exists():
                     old.rename(folder)
-                raise
     except OSError as error:
         raise LyricsError(f"{folder}: cannot be written ({error.strerror or error}); nothing was changed.") from error
 
 
-def remove_leftovers(path: str | Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove what killed writers of `path` left beside it. Call it only where no other process can be writing."""
-    path = Path(path)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(OSError):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

@@ -12,35 +12,29 @@ from lyric_utils.classical import char_tfidf_ridge
 from lyric_utils.models import LoraRegressor
 from lyric_utils.profiles import Recipe
 
+TEXT_FILE = "words.safetensors"  # of a checkpoint: what the ridge regression has learned
+
 
 def blend_predictions(encoded: np.ndarray, text: np.ndarray, mean_valence: float, recipe: Recipe) -> np.ndarray:
     """The weighted mean of two models' predictions, moved away from the mean valence: (n_songs,), each in [0, 1].
 
-    Where two models disagree their mean stays in the middle, so it varies less than either of them; `recipe.rescale`
-    makes up for that. Source: Breiman 1996, "Stacked Regressions".
-
-    Args:
-        encoded: predictions of the fine-tuned encoder, (n_songs,).
-        text: predictions of the ridge regression on the text, (n_songs,).
-        mean_valence: of the training songs.
+    encoded, text: predictions of the fine-tuned encoder and of the ridge regression on the text, (n_songs,) each. Where
+    they disagree their mean stays in the middle, so it varies less than either of them; `recipe.rescale` makes up for
+    that. mean_valence: of the training songs. Source: Breiman 1996, "Stacked Regressions".
     """
     mean = (1 - recipe.text_weight) * encoded + recipe.text_weight * text.clip(0, 1)
     return (mean_valence + recipe.rescale * (mean - mean_valence)).clip(0, 1)
 
 
 class BlendRegressor:
-    """A fitted LoRA regressor and a fitted `char_tfidf_ridge`, whose predictions are blended.
-
-    Args:
-        mean_valence: of the training songs.
-        recipe: has the `text_weight` and `rescale` of the blend.
-    """
+    """A fitted LoRA regressor and a fitted `char_tfidf_ridge`, blended by `blend_predictions`."""
 
     def __init__(self, encoder_model: LoraRegressor, text_model: Pipeline, mean_valence: float, recipe: Recipe):
         self.encoder_model, self.text_model = encoder_model.eval(), text_model
         self.mean_valence, self.recipe = mean_valence, recipe
-        for name in ("encoder", "seed", "adapter_config", "max_length", "stride"):
+        for name in ("encoder", "seed", "adapter_config", "max_length", "stride", "trainable_parameters"):
             setattr(self, name, getattr(encoder_model, name))
+        self.n_ngrams = len(_fitted_parts(text_model)[0].get_feature_names_out())
 
     def predict(self, lyrics: Iterable[str]) -> np.ndarray:
         """Valence of each song, see `SongRegressor.predict`."""
@@ -50,32 +44,18 @@ class BlendRegressor:
         text = self.text_model.predict(lyrics)
         return blend_predictions(self.encoder_model.predict(lyrics), text, self.mean_valence, self.recipe)
 
-    @property
-    def n_ngrams(self) -> int:
-        return len(_fitted_parts(self.text_model)[0].get_feature_names_out())
-
-    def trainable_parameters(self) -> dict[str, torch.Tensor]:
-        return self.encoder_model.trainable_parameters()
-
     def state_files(self) -> dict[str, dict[str, torch.Tensor]]:
         ngrams, scaler, ridge = _fitted_parts(self.text_model)
+        arrays = {"idf": ngrams.idf_, "form_mean": scaler.mean_, "form_scale": scaler.scale_}
+        arrays |= {"coefficients": ridge.coef_, "intercept": [ridge.intercept_], "mean_valence": [self.mean_valence]}
+        words = {name: torch.tensor(values, dtype=torch.float64) for name, values in arrays.items()}
         vocabulary = "\n".join(ngrams.get_feature_names_out()).encode()
-        words = {
-            "vocabulary": torch.frombuffer(bytearray(vocabulary), dtype=torch.uint8),  # UTF-8, one per line
-            "idf": torch.from_numpy(ngrams.idf_),
-            "form_mean": torch.from_numpy(scaler.mean_),
-            "form_scale": torch.from_numpy(scaler.scale_),
-            "coefficients": torch.from_numpy(ridge.coef_),
-            "intercept": torch.tensor([ridge.intercept_], dtype=torch.float64),
-            "mean_valence": torch.tensor([self.mean_valence], dtype=torch.float64),
-        }
-        return self.encoder_model.state_files() | {"words.safetensors": words}
+        words["vocabulary"] = torch.tensor(list(vocabulary), dtype=torch.uint8)
+        return self.encoder_model.state_files() | {TEXT_FILE: words}
 
     @classmethod
-    def from_state_files(cls, encoder_model: LoraRegressor, recipe: Recipe, files: dict) -> "BlendRegressor":
-        """The blend that `state_files` wrote; `encoder_model` is untrained."""
-        encoder_model.load_state_files(files)
-        words = files["words.safetensors"]
+    def from_state(cls, encoder_model: LoraRegressor, recipe: Recipe, words: dict) -> "BlendRegressor":
+        """The blend of a fitted LoRA regressor and the content of a `TEXT_FILE`."""
         text_model = char_tfidf_ridge(vocabulary=bytes(words["vocabulary"].tolist()).decode().split("\n"))
         ngrams, scaler, ridge = _fitted_parts(text_model)
         ngrams.idf_ = words["idf"].numpy()

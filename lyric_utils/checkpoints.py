@@ -4,17 +4,17 @@ import hashlib
 import json
 import platform
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from lyric_utils._files import LyricsError, atomic_write_folder
-from lyric_utils.blend import BlendRegressor
+from lyric_utils.blend import TEXT_FILE, BlendRegressor
 from lyric_utils.chunking import check_windows
 from lyric_utils.encoders import MINILM, MINILM_HUB_NAME, Encoder, hash_encoder, load_encoder
 from lyric_utils.models import SongRegressor, build_model
@@ -23,17 +23,14 @@ from lyric_utils.profiles import Recipe
 SHIPPED = Path(__file__).resolve().parent.parent / "trained_models"
 CARD = Path(__file__).with_name("model_card.md")
 FORMAT_VERSION = 1
-RENAMED = {  # fields of a recipe, as checkpoints of earlier versions name them
-    "adapter_dropout": "lora_dropout",
-    "start": "init",
-    "soft_targets": "distillation_weight",
-    "words_share": "text_weight",
-    "stretch": "rescale",
-}
+# Fields of a recipe, as checkpoints of earlier versions name them.
+RENAMED = {"adapter_dropout": "lora_dropout", "start": "init", "soft_targets": "distillation_weight"}
+RENAMED |= {"words_share": "text_weight", "stretch": "rescale"}
 PREDICTION_COLUMNS = {"row": int, "artist": str, "title": str, "words": int, "chunks": int}
 PREDICTION_COLUMNS |= {"valence": float, "prediction": float}
 HISTORY_COLUMNS = ["epoch", "train_loss", "validation_mse"]
-RESULT_FILES = ("config.json", "history.json", "predictions.csv", "metrics.json")
+LIBRARIES = ("numpy", "pandas", "torch", "transformers", "peft", "safetensors")
+Model = SongRegressor | BlendRegressor
 
 
 class Results(NamedTuple):
@@ -51,14 +48,11 @@ def shipped_folder(name: str) -> Path:
 
 
 def tabulate_predictions(songs: pd.DataFrame, chunks_per_song: np.ndarray, prediction: np.ndarray) -> pd.DataFrame:
-    """The predictions of some songs with what is needed to judge them, see `PREDICTION_COLUMNS`; no lyrics.
-
-    Titles are cut after seven words: a long one may be a whole line of its song.
-    """
+    """Predictions and what is needed to judge them; no lyrics, so a title, often a line, is cut after seven words."""
     words = songs["lyrics"].str.split().str.len()
     title = songs["title"].str.replace(r"^((?:\S+\s+){6}\S+)\s.*$", r"\1 ...", regex=True)
-    columns = {"title": title, "words": words, "chunks": chunks_per_song, "prediction": prediction}
-    return songs.assign(**columns)[[*PREDICTION_COLUMNS]]
+    songs = songs.assign(title=title, words=words, chunks=chunks_per_song, prediction=prediction)
+    return songs[[*PREDICTION_COLUMNS]]
 
 
 def check_target(folder: str | Path) -> None:
@@ -70,51 +64,36 @@ def check_target(folder: str | Path) -> None:
 
 
 def save_model(
-    model: SongRegressor | BlendRegressor,
-    folder: str | Path,
-    *,
-    profile: str,
-    history: list[dict],
-    predictions: pd.DataFrame,
-    metrics: dict[str, float],
-    training_songs: str = "",
+    model: Model, folder: str | Path, *, profile: str, history, predictions, metrics, training_songs: str = ""
 ) -> None:
     """Write a checkpoint folder, all or nothing: parameters as safetensors, the rest as JSON, CSV and Markdown.
 
-    Args:
-        profile: its name; history, predictions, metrics: see `Results`.
-        training_songs: fingerprint of the songs it was trained on, see `lyric_utils.songs.fingerprint_songs`.
-
+    profile: its name; history, predictions, metrics: see `Results`; training_songs: see `songs.fingerprint_songs`.
     Raises `LyricsError` if the folder cannot be written, or holds something else than a checkpoint.
     """
     check_target(folder)
     config = {"version": FORMAT_VERSION, "recipe": asdict(model.recipe)}
     config |= {"encoder": model.encoder.name, "encoder_sha256": hash_encoder(model.encoder)}
     config |= {"max_length": model.max_length, "stride": model.stride, "profile": profile, "seed": model.seed}
-    config |= {"training_songs": training_songs, "versions": versions()}
+    config |= {"training_songs": training_songs, "versions": versions(), "sha256": {}}
     files = model.state_files()
     with atomic_write_folder(folder) as temporary:
         if model.adapter_config:
             model.adapter_config.save_pretrained(temporary)
         for name, tensors in files.items():
-            tensors = {key: values.detach().cpu().contiguous() for key, values in tensors.items()}
-            try:
-                save_file(tensors, temporary / name)
-            except SafetensorError as error:  # how it reports a full disk
-                raise OSError(str(error)) from error
-        config["sha256"] = {name: _sha256(temporary / name) for name in files}
+            content = save({key: values.detach().cpu().contiguous() for key, values in tensors.items()})
+            (temporary / name).write_bytes(content)
+            config["sha256"] |= {name: hashlib.sha256(content).hexdigest()}
         for name, content in (("config", config), ("history", history), ("metrics", metrics)):
             (temporary / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
         predictions.to_csv(temporary / "predictions.csv", index=False, float_format="%.5g")
         (temporary / "README.md").write_text(model_card(model, config, metrics, len(predictions)))
 
 
-def load_model(folder: str | Path, encoder: Encoder | None = None) -> SongRegressor | BlendRegressor:
+def load_model(folder: str | Path, encoder: Encoder | None = None) -> Model:
     """Load a checkpoint folder that `save_model` wrote, ready to `predict`.
 
-    Args:
-        encoder: the one it was trained on, if already loaded; otherwise it is loaded by the name in config.json.
-
+    encoder: the one it was trained on, if already loaded; otherwise it is loaded by the name in config.json.
     Raises `LyricsError` if a file is missing or damaged, or the encoder is another one.
     """
     folder = Path(folder)
@@ -129,9 +108,8 @@ def load_model(folder: str | Path, encoder: Encoder | None = None) -> SongRegres
         check_windows(encoder.tokenizer, **windows)
         recipe = read_recipe(config["recipe"])
         is_blend = recipe.model == "blend"
-        buildable = replace(recipe, model="lora") if is_blend else recipe
-        model = build_model(encoder, buildable, config["seed"], **windows)
-        names = [*model.state_files(), *(["words.safetensors"] if is_blend else [])]
+        model = build_model(encoder, replace(recipe, model="lora") if is_blend else recipe, config["seed"], **windows)
+        names = [*model.state_files(), TEXT_FILE] if is_blend else model.state_files()
         sha256 = {name: config["sha256"][name] for name in names}
     except LyricsError as error:
         raise LyricsError(f"{folder / 'config.json'}: {error}") from error
@@ -139,14 +117,14 @@ def load_model(folder: str | Path, encoder: Encoder | None = None) -> SongRegres
         reason = f"{type(error).__name__}: {error}"
         raise LyricsError(f"{folder / 'config.json'}: not as save_model wrote it ({reason}). Copy it again.") from error
     for name, expected in sha256.items():
-        if not (folder / name).is_file() or _sha256(folder / name) != expected:
-            raise LyricsError(f"{folder / name}: missing, damaged or of another checkpoint. Copy it again or retrain.")
+        path = folder / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise LyricsError(f"{path}: missing, damaged or of another checkpoint. Copy it again or retrain.")
     try:
         files = {name: load_file(folder / name) for name in sha256}
+        model.load_state_files(files)
         if is_blend:
-            model = BlendRegressor.from_state_files(model, recipe, files)
-        else:
-            model.load_state_files(files)
+            model = BlendRegressor.from_state(model, recipe, files[TEXT_FILE])
     except (SafetensorError, RuntimeError, KeyError, OSError, ValueError) as error:
         raise LyricsError(f"{folder}: parameters of another model ({error}). Copy it again or retrain.") from error
     if not all(values.isfinite().all() for tensors in files.values() for values in tensors.values()):
@@ -162,7 +140,8 @@ def read_recipe(fields: dict) -> Recipe:
 
 def load_results(folder: str | Path) -> Results:
     """Read what a checkpoint tells beside its parameters. Raises `LyricsError` if a file is missing or damaged."""
-    return Results(*(_read(Path(folder) / name) for name in RESULT_FILES))
+    names = ("config.json", "history.json", "predictions.csv", "metrics.json")
+    return Results(*(_read(Path(folder) / name) for name in names))
 
 
 def _read(path: Path):
@@ -174,7 +153,7 @@ def _read(path: Path):
             content = json.loads(path.read_text())
         numbers = {
             "config.json": lambda: read_recipe(content["recipe"]).epochs,
-            "history.json": lambda: pd.DataFrame(content, columns=HISTORY_COLUMNS).astype(float),
+            "history.json": lambda: pd.DataFrame([*content], columns=HISTORY_COLUMNS).astype(float),
             "metrics.json": lambda: pd.Series(content.values(), dtype=float).fillna(0),
             "predictions.csv": lambda: content[["valence", "prediction"]],
         }[path.name]()
@@ -186,47 +165,23 @@ def _read(path: Path):
     return content
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that a result depends on."""
-    import peft
-    import safetensors
-    import transformers
-
-    libraries = (np, pd, torch, transformers, peft, safetensors)
-    return {"python": platform.python_version()} | {library.__name__: library.__version__ for library in libraries}
+    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
-def model_card(model: SongRegressor | BlendRegressor, config: dict, metrics: dict[str, float], songs: int) -> str:
+def model_card(model: Model, config: dict, metrics: dict[str, float], songs: int) -> str:
     """A README.md for a checkpoint, with the metadata of the Hugging Face hub (Mitchell et al. 2019, "Model Cards")."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    title, is_lora = f"{type(model).__name__} on {config['encoder']}", model.adapter_config is not None
-    dataset = {"dataset_type": "lyrics-valence", "dataset_name": f"{config['profile']} profile, {songs:,} test songs"}
-    results = [
-        EvalResult(task_type="text-regression", metric_type=name, metric_value=round(metrics[name], 4), **dataset)
-        for name in ("mse", "r2")
-        if name in metrics
-    ]
-    card_data = ModelCardData(
-        language="en",
-        license="mit",
-        library_name="peft" if is_lora else "pytorch",
-        base_model=MINILM_HUB_NAME if config["encoder"] == MINILM else config["encoder"],
-        tags=["lyrics", "music", "valence", "regression", *(["lora"] if is_lora else [])],
-        model_name=title,
-        eval_results=results or None,
-    )
-    return ModelCard.from_template(
-        card_data,
-        template_path=str(CARD),
-        title=title,
-        trained=sum(values.numel() for values in model.trainable_parameters().values()),
-        ngrams=model.n_ngrams if isinstance(model, BlendRegressor) else 0,
-        config=config,
-        metrics=metrics,
-        songs=songs,
-    ).content
+    encoder, title = config["encoder"], f"{type(model).__name__} on {config['encoder']}"
+    tags = ["lyrics", "music", "valence", "regression"] + (["lora"] if model.adapter_config else [])
+    about = {"language": "en", "license": "mit", "library_name": "peft" if model.adapter_config else "pytorch"}
+    about |= {"base_model": MINILM_HUB_NAME if encoder == MINILM else encoder, "model_name": title, "tags": tags}
+    measured = "text-regression", "lyrics-valence", f"{config['profile']} profile, {songs:,} test songs"
+    results = [EvalResult(*measured, name, round(metrics[name], 4)) for name in ("mse", "r2") if name in metrics]
+    card_data = ModelCardData(**about, eval_results=results or None)
+    values = {"title": title, "config": config, "metrics": metrics, "songs": songs}
+    values["trained"] = sum(tensor.numel() for tensor in model.trainable_parameters().values())
+    values["ngrams"] = model.n_ngrams if isinstance(model, BlendRegressor) else 0
+    return ModelCard.from_template(card_data, template_path=str(CARD), **values).content

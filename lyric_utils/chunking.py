@@ -13,19 +13,17 @@ SONGS_AT_ONCE = 512
 
 
 class Chunks(NamedTuple):
-    """The token windows of a list of songs."""
+    """Token windows of songs: each window has `lengths` (n_chunks,) tokens, each song `per_song` (n_songs,) windows."""
 
     input_ids: list[np.ndarray]  # one int32 array per chunk, [CLS] and [SEP] included
     song_index: np.ndarray  # position in the list of the song that a chunk belongs to, (n_chunks,)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each chunk, shape (n_chunks,)."""
         return np.array([len(ids) for ids in self.input_ids])
 
     @property
     def per_song(self) -> np.ndarray:
-        """Chunks of each song, shape (n_songs,)."""
         return np.bincount(self.song_index)
 
 
@@ -34,10 +32,9 @@ def list_of_texts(lyrics: Iterable[str]) -> list[str]:
     if isinstance(lyrics, str):
         raise LyricsError("one text is given where a list of songs is needed: put it into [brackets].")
     lyrics = list(lyrics)
-    not_text = next((song for song, text in enumerate(lyrics) if not isinstance(text, str)), None)
-    if not_text is not None:
-        kind = type(lyrics[not_text]).__name__
-        raise LyricsError(f"song {not_text} (counting from 0) is a {kind}, not a text: run clean_songs first.")
+    for n, text in enumerate(lyrics):
+        if not isinstance(text, str):
+            raise LyricsError(f"song {n} (counting from 0) is {type(text).__name__}, not str: run clean_songs first.")
     return lyrics
 
 
@@ -46,30 +43,23 @@ def chunk_lyrics(lyrics: Iterable[str], tokenizer, max_length: int = 512, stride
 
     The tokenizer, a fast one of transformers, does the cutting, so every token of a song is in at least one chunk and
     each chunk is a complete input of the encoder, special tokens included. A song of 4,000 tokens gives 11 chunks.
-
     Raises `LyricsError` if a song has no tokens or is not a text, or `check_windows` fails.
     """
     check_windows(tokenizer, max_length, stride)
-    lyrics = list_of_texts(lyrics)
-    specials = tokenizer.num_special_tokens_to_add()
-    input_ids: list[np.ndarray] = []
-    song_index: list[int] = []
-    steps = range(0, len(lyrics), SONGS_AT_ONCE)
-    for start in progress(steps, desc="chunk lyrics", unit=f"x{SONGS_AT_ONCE} songs", delay=1):
-        encoded = tokenizer(  # a lone surrogate is no character, and nothing that a tokenizer takes
-            [text.encode("utf-8", "replace").decode() for text in lyrics[start : start + SONGS_AT_ONCE]],
-            max_length=max_length,
-            stride=stride,
-            truncation=True,
-            return_overflowing_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
+    lyrics, input_ids, song_index = list_of_texts(lyrics), [], []
+    starts = range(0, len(lyrics), SONGS_AT_ONCE)
+    for start in progress(starts, desc="chunk lyrics", unit=f"x{SONGS_AT_ONCE} songs", delay=1):
+        # without lone surrogates, which no tokenizer takes
+        texts = [text.encode("utf-8", "replace").decode() for text in lyrics[start : start + SONGS_AT_ONCE]]
+        encoded = tokenizer(
+            texts, max_length=max_length, stride=stride, truncation=True, return_overflowing_tokens=True,
+            return_attention_mask=False, return_token_type_ids=False,
+        )  # fmt: skip
         input_ids += [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
         song_index += [start + song for song in encoded["overflow_to_sample_mapping"]]
-    empty = next((song for ids, song in zip(input_ids, song_index, strict=True) if len(ids) <= specials), None)
-    if empty is not None:
-        raise LyricsError(f"song {empty} (counting from 0) has no tokens: drop it, or run clean_songs first.")
+    for ids, song in zip(input_ids, song_index, strict=True):
+        if len(ids) <= tokenizer.num_special_tokens_to_add():
+            raise LyricsError(f"song {song} (counting from 0) has no tokens: drop it, or run clean_songs first.")
     return Chunks(input_ids, np.array(song_index, dtype=np.int64))
 
 
@@ -83,16 +73,10 @@ def check_windows(tokenizer, max_length: int, stride: int) -> None:
 
 
 def average_by_song(values, song_index):
-    """Mean over the chunks of each song.
+    """Mean over the chunks of each song: array or tensor, (n_chunks,) or (n_chunks, d) -> (n_songs,) or (n_songs, d).
 
-    Args:
-        values: array or tensor of shape (n_chunks,) or (n_chunks, d).
-        song_index: whole numbers of shape (n_chunks,), from 0 to n_songs - 1, each at least once.
-
-    Returns:
-        Array or tensor, as `values` is, of shape (n_songs,) or (n_songs, d). Gradients flow through a tensor.
-
-    Raises `LyricsError` if the two differ in length, a number is below 0, or a song has no chunk.
+    `song_index`, (n_chunks,), holds whole numbers from 0 to n_songs - 1, each at least once; `LyricsError` is raised if
+    it does not, or is not as long as `values`. Gradients flow through a tensor.
     """
     if not isinstance(values, torch.Tensor):
         return average_by_song(torch.as_tensor(np.asarray(values)), song_index).numpy()
@@ -104,6 +88,5 @@ def average_by_song(values, song_index):
     chunks = torch.bincount(song_index)
     if (chunks == 0).any():
         raise LyricsError(f"song {int((chunks == 0).nonzero()[0])} has no chunk to average.")
-    sums = torch.zeros(len(chunks), *values.shape[1:], dtype=values.dtype, device=values.device)
-    sums = sums.index_add(0, song_index, values)
+    sums = values.new_zeros(len(chunks), *values.shape[1:]).index_add(0, song_index, values)
     return sums / chunks.to(values.dtype).reshape(-1, *[1] * (values.dim() - 1))

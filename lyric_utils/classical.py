@@ -13,43 +13,35 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from lyric_utils.songs import words_key
 
 TFIDF_PENALTIES = np.logspace(-1, 2, 7)
+TFIDF_OPTIONS = {"sublinear_tf": True, "strip_accents": "unicode"}
 TYPICAL_LINES = [6.4, 0.73]  # words per line, and share of distinct lines: geometric means of the public subset
 
 
 def word_tfidf_ridge() -> Pipeline:
     """Ridge regression on the TF-IDF of words, its penalty chosen by leave-one-out: lyrics -> valence."""
-    words = TfidfVectorizer(analyzer="word", min_df=2, sublinear_tf=True, strip_accents="unicode")
-    return make_pipeline(words, RidgeCV(alphas=TFIDF_PENALTIES))
+    return make_pipeline(TfidfVectorizer(min_df=2, **TFIDF_OPTIONS), RidgeCV(alphas=TFIDF_PENALTIES))
 
 
 def char_tfidf_ridge(structure: bool = True, vocabulary: list[str] | None = None) -> Pipeline:
     """Ridge regression on the TF-IDF of character n-grams: runs of two to four letters within words.
 
-    Args:
-        structure: whether `structural_features` stand beside the n-grams. They are bounded at two standard deviations,
-            so that unusual line breaks cannot decide a song's score.
-        vocabulary: the n-grams, where they are known before.
+    With `structure`, `structural_features` stand beside the n-grams, bounded at two standard deviations so that unusual
+    line breaks cannot decide a song's score. `vocabulary` gives the n-grams, where they are known before.
     """
-    ngrams = TfidfVectorizer(
-        analyzer="char_wb",
-        ngram_range=(2, 4),
-        min_df=5,
-        sublinear_tf=True,
-        strip_accents="unicode",
-        vocabulary=vocabulary,
-    )
-    if not structure:
-        return make_pipeline(ngrams, RidgeCV(alphas=TFIDF_PENALTIES))
-    scaled = make_pipeline(FunctionTransformer(structural_features), StandardScaler(), FunctionTransformer(_bound))
-    return make_pipeline(make_union(ngrams, scaled), RidgeCV(alphas=TFIDF_PENALTIES))
+    features = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=5, vocabulary=vocabulary, **TFIDF_OPTIONS)
+    if structure:
+        bound = FunctionTransformer(np.clip, kw_args={"a_min": -2, "a_max": 2})
+        scaled = make_pipeline(FunctionTransformer(structural_features), StandardScaler(), bound)
+        features = make_union(features, scaled)
+    return make_pipeline(features, RidgeCV(alphas=TFIDF_PENALTIES))
 
 
 def structural_features(lyrics: Iterable[str]) -> np.ndarray:
     """How long each song is and how much of it repeats, shape (n_songs, 4).
 
-    TF-IDF vectors all have length 1, and a mean over tokens forgets how many there were, so neither contains this. The
-    columns are logarithms of the number of words, of distinct words, of words per line, and of the share of distinct
-    lines. Case and punctuation do not count. A song in one line gets the typical values of the last two.
+    Neither TF-IDF, whose vectors all have length 1, nor a mean over tokens contains this. The columns are logarithms of
+    the number of words, of distinct words, of words per line, and of the share of distinct lines, case and punctuation
+    aside. A song in one line gets the typical values of the last two.
     """
     counts = []
     for song in lyrics:
@@ -60,25 +52,18 @@ def structural_features(lyrics: Iterable[str]) -> np.ndarray:
     return np.log(np.reshape(counts, (-1, 4)))
 
 
-def _bound(scaled: np.ndarray) -> np.ndarray:
-    return scaled.clip(-2, 2)
-
-
 def embedding_ridge() -> Pipeline:
-    """Ridge regression on the frozen encoder's song vectors, its penalty chosen by leave-one-out.
-
-    Dimensions that hardly vary are left out: MiniLM's last layer has three that are zero but for rounding, which
-    scaling would give enormous weights.
-    """
+    """Ridge regression on the frozen encoder's song vectors, its penalty chosen by leave-one-out."""
+    # MiniLM's last layer has three dimensions that are zero but for rounding; scaling would give them enormous weights.
     return make_pipeline(VarianceThreshold(1e-12), StandardScaler(), RidgeCV(alphas=np.logspace(1, 5, 13)))
 
 
 def nystroem_ridge(n_songs: int, hidden_size: int) -> Pipeline:
     """Ridge regression with a Gaussian kernel on the frozen encoder's song vectors: `embedding_ridge` made nonlinear.
 
-    Width and penalty are the best of twelve pairs on folds of the public subset. Above 2,000 songs, the kernel compares
-    with 2,000 of them, drawn at random, so that time and memory grow with the songs and not with their square. Source:
-    Williams & Seeger 2001, "Using the Nyström Method to Speed Up Kernel Machines", as built by scikit-learn.
+    Width and penalty are the best of twelve pairs on folds of the public subset. The kernel compares with at most 2,000
+    songs, drawn at random, so that time and memory do not grow with the square of the songs. Source: Williams & Seeger
+    2001, "Using the Nyström Method to Speed Up Kernel Machines", as built by scikit-learn.
     """
     kernel = Nystroem(gamma=1 / (4 * hidden_size), n_components=min(n_songs, 2_000), random_state=42)
     return make_pipeline(VarianceThreshold(1e-12), StandardScaler(), kernel, Ridge(alpha=1.0))

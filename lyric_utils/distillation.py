@@ -21,33 +21,27 @@ INIT_STEPS = 1_000  # in which a head learns to predict as kernel ridge regressi
 
 
 def soft_targets(songs: pd.DataFrame, vectors: np.ndarray, weight: float, teachers: Teachers = TEACHERS) -> np.ndarray:
-    """Training targets: each song's valence, moved by `weight` towards what two teachers predict for it.
+    """Training targets: each song's valence, moved by `weight` (0 to 1) towards what two teachers predict for it.
 
     The mean of the two teachers predicts each song from the songs of other artists (five folds). A label that the words
-    do not support is thus softened, and a network learns less of the noise. Source: Hinton et al. 2015, "Distilling the
+    do not support is thus softened, and a network learns less of the noise. vectors: the frozen encoder's, (n_songs,
+    hidden). Raises `LyricsError` if there are too few songs or artists. Sources: Hinton et al. 2015, "Distilling the
     Knowledge in a Neural Network"; for noisy labels Li et al. 2017, "Learning from Noisy Labels with Distillation".
-
-    Args:
-        songs: the training songs; vectors: the frozen encoder's vectors of them, (n_songs, hidden).
-        weight: 0 (the valence itself) to 1 (the teachers' predictions alone).
-
-    Raises `LyricsError` if there are too few songs or artists to learn from.
     """
     lyrics, valence = songs["lyrics"].to_numpy(), songs["valence"].to_numpy()
     if weight == 0:
         return valence
     make_text_model, make_vector_model = teachers
-    predicted, folds = np.empty(len(songs)), min(5, songs["artist"].nunique())
+    predicted, artists = np.empty(len(songs)), songs["artist"].nunique()
     try:
-        splits = GroupKFold(folds).split(lyrics, groups=songs["artist"])
-        for others, held in progress(splits, desc="soft targets", total=folds, unit="fold", delay=1):
-            from_text = make_text_model().fit(lyrics[others], valence[others]).predict(lyrics[held])
-            model = make_vector_model(*vectors[others].shape)
-            predicted[held] = (from_text + model.fit(vectors[others], valence[others]).predict(vectors[held])) / 2
+        splits = GroupKFold(min(5, artists)).split(lyrics, groups=songs["artist"])
+        for others, held in progress([*splits], desc="soft targets", unit="fold", delay=1):
+            text_model = make_text_model().fit(lyrics[others], valence[others])
+            vector_model = make_vector_model(*vectors[others].shape).fit(vectors[others], valence[others])
+            predicted[held] = (text_model.predict(lyrics[held]) + vector_model.predict(vectors[held])) / 2
     except ValueError as error:
-        found = f"{len(songs)} songs of {songs['artist'].nunique()} artists"
-        way_out = "give more songs, or use distillation_weight=0"
-        raise LyricsError(f"soft targets cannot be learned from {found} ({error}): {way_out}.") from error
+        found = f"{len(songs)} songs of {artists} artists ({error}): give more songs, or use distillation_weight=0"
+        raise LyricsError(f"soft targets cannot be learned from {found}.") from error
     return (1 - weight) * valence + weight * predicted
 
 
@@ -63,16 +57,14 @@ def initialise_head(model: FineTunedRegressor, vectors: np.ndarray, valence: np.
     model.start_at(valence.mean())
     optimizer = torch.optim.Adam(model.head.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1, end_factor=0, total_iters=INIT_STEPS)
-    device = model.output_layer.weight.device
-    batches = _ask_kernel(kernel, vectors)
+    device, batches = model.output_layer.weight.device, _ask_kernel(kernel, vectors)
     for mixtures, answers in progress(batches, desc="initialise head", total=INIT_STEPS, unit="step", delay=1):
         loss = nn.functional.mse_loss(model.head(mixtures.to(device)), answers.to(device))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    varying, scaler = kernel[0], kernel[1]
-    mean, scale = varying.inverse_transform([scaler.mean_, scaler.scale_])
+    mean, scale = kernel[0].inverse_transform([kernel[1].mean_, kernel[1].scale_])
     scale[scale == 0] = np.inf  # dimensions that were left out get no weight
     mean, scale = (torch.from_numpy(array).float().to(device) for array in (mean, scale))
     hidden = model.head.layers[0]
@@ -82,16 +74,13 @@ def initialise_head(model: FineTunedRegressor, vectors: np.ndarray, valence: np.
 
 
 def _ask_kernel(kernel: Pipeline, vectors: np.ndarray, size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of scaled mixtures of two songs, (size, hidden), and the answers of a fitted `nystroem_ridge`, (size,).
-
-    The weights of the two are cosine and sine of an angle, which keeps the variance; mostly one song prevails.
-    """
+    """Batches: scaled mixtures of two songs, (size, hidden), and the answers of a fitted `nystroem_ridge`, (size,)."""
     varying, scaler, nystroem, ridge = kernel.named_steps.values()
     scaled, dual = scaler.transform(varying.transform(vectors)), nystroem.normalization_.T @ ridge.coef_
     draw = np.random.default_rng(42)
     for _ in range(INIT_STEPS):
         first, second = draw.integers(len(scaled), size=(2, size))
-        angle = draw.beta(0.4, 0.4, size=(size, 1)) * np.pi / 2
+        angle = draw.beta(0.4, 0.4, size=(size, 1)) * np.pi / 2  # mostly one song prevails; the variance is kept
         mixtures = np.cos(angle) * scaled[first] + np.sin(angle) * scaled[second]
         answers = rbf_kernel(mixtures, nystroem.components_, nystroem.gamma) @ dual + ridge.intercept_
         yield torch.from_numpy(varying.inverse_transform(mixtures)).float(), torch.from_numpy(answers).float()

@@ -1,8 +1,7 @@
 """Pretrained encoders of the BERT family, and their layers on packed tokens.
 
-The chunks of a batch lie one behind the other in one tensor of shape (n_tokens, hidden), with the list of their lengths
-beside it, so no padding is ever computed; only attention has to know where a chunk ends. The layers themselves are the
-modules of transformers, with their parameters and names, so that peft can adapt them.
+The chunks of a batch lie one behind the other in one tensor, (n_tokens, hidden), beside the list of their lengths: no
+padding is ever computed. The layers are the modules of transformers themselves, so that peft can adapt them.
 """
 
 import hashlib
@@ -120,12 +119,11 @@ def hash_encoder(encoder: Encoder) -> str:
 
 def embed_tokens(network: nn.Module, input_ids: Sequence[np.ndarray]) -> torch.Tensor:
     """Token, position and segment embeddings of the chunks, packed: shape (n_tokens, hidden)."""
-    device = next(network.parameters()).device
-    chunks = [torch.as_tensor(np.asarray(ids, dtype=np.int64), device=device) for ids in input_ids]
+    chunks = [torch.as_tensor(np.asarray(ids, dtype=np.int64), device=network.device) for ids in input_ids]
     padding = network.config.pad_token_id or 0
     padded = nn.utils.rnn.pad_sequence(chunks, batch_first=True, padding_value=padding)
-    lengths = torch.tensor([len(ids) for ids in chunks], device=device)
-    real = torch.arange(padded.shape[1], device=device) < lengths[:, None]
+    lengths = torch.tensor([len(ids) for ids in chunks], device=network.device)
+    real = torch.arange(padded.shape[1], device=network.device) < lengths[:, None]
     return network.embeddings(input_ids=padded)[real]
 
 
@@ -156,13 +154,10 @@ def _run_layer(layer, queried, hidden, query_lengths, lengths) -> torch.Tensor:
     return layer.output(layer.intermediate(attended), attended)
 
 
-def pool_tokens(
-    hidden: torch.Tensor, lengths: list[int], pooling: str, token_weights: torch.Tensor | None = None
-) -> torch.Tensor:
+def pool_tokens(hidden: torch.Tensor, lengths: list[int], pooling: str, token_weights=None) -> torch.Tensor:
     """One vector per chunk from packed tokens: (n_tokens, hidden) -> (n_chunks, hidden).
 
-    "cls" takes the first token, "mean" the mean of the tokens, "distinct" their weighted mean, with `token_weights` of
-    shape (n_tokens,) from `distinct_token_weights`.
+    The first token ("cls"), the mean ("mean"), or the mean weighted by `distinct_token_weights`, (n_tokens,).
     """
     chunks = hidden.split(lengths)
     if pooling == "distinct":

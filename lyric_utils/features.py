@@ -85,13 +85,8 @@ class OnTheFlyFeatures:
     frozen_layers: int
     chunks: Chunks
 
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        return self.chunks.lengths
-
-    @property
-    def song_index(self) -> np.ndarray:
-        return self.chunks.song_index
+    lengths = cached_property(lambda self: self.chunks.lengths)
+    song_index = property(lambda self: self.chunks.song_index)
 
     @torch.no_grad()
     def read(self, indices: np.ndarray) -> torch.Tensor:
@@ -116,22 +111,29 @@ class EncoderFeatures:
     """What one pass of the frozen encoder over some songs gives."""
 
     hidden_states: Features  # what the adapted layers read, one row per token
-    cls: np.ndarray  # final vector of each chunk's first token, (n_chunks, hidden)
-    # "mean" and "distinct" pooling after each of the layers to be adapted, last one last: (layers, n_chunks, hidden)
-    means: dict[str, np.ndarray]
+    # [CLS] of the last layer, then "mean" and then "distinct" pooling after each of the layers to be adapted, in order
+    vectors: np.ndarray  # (1 + 2 * adapted_layers, n_chunks, hidden)
     song_index: np.ndarray  # song of each chunk, (n_chunks,)
+
+    @property
+    def cls(self) -> np.ndarray:
+        return self.vectors[0]
+
+    @property
+    def adapted_layers(self) -> int:
+        return len(self.vectors) // 2
 
     def pooled(self, pooling: str, layers: int = 1) -> np.ndarray:
         """One vector per song, (n_songs, hidden): [CLS], or the mean of the last `layers`, averaged over its chunks."""
-        vectors = self.cls if pooling == "cls" else self.means[pooling][-layers:].mean(axis=0)
+        end = 1 + self.adapted_layers * (1 + (pooling == "distinct"))
+        vectors = self.cls if pooling == "cls" else self.vectors[end - layers : end].mean(axis=0)
         return average_by_song(vectors, self.song_index)
 
     def subset(self, songs: np.ndarray) -> "EncoderFeatures":
         """The features of some of the songs, given in ascending order."""
         items = np.flatnonzero(np.isin(self.song_index, songs))
         song_index = np.unique(self.song_index[items], return_inverse=True)[1]
-        means = {pooling: vectors[:, items] for pooling, vectors in self.means.items()}
-        return EncoderFeatures(self.hidden_states.subset(items, song_index), self.cls[items], means, song_index)
+        return EncoderFeatures(self.hidden_states.subset(items, song_index), self.vectors[:, items], song_index)
 
 
 def extract_features(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) -> EncoderFeatures:
@@ -141,26 +143,28 @@ def extract_features(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) 
     layers and of every token, so it can never serve other data; an incomplete one is made anew. Where the disk has too
     little room, the hidden states are computed on the fly. Raises `LyricsError` if the cache cannot be written.
     """
-    frozen_layers = len(encoder.layers) - adapted_layers
+    frozen_layers, tokens = len(encoder.layers) - adapted_layers, int(chunks.lengths.sum())
     folder = cache_folder() / _key(encoder, chunks, frozen_layers)
-    size = (int(chunks.lengths.sum()), encoder.hidden_size)
-    shapes = [size, (1 + 2 * adapted_layers, len(chunks.input_ids), encoder.hidden_size)]
+    shapes = (tokens, encoder.hidden_size), (1 + 2 * adapted_layers, len(chunks.input_ids), encoder.hidden_size)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):  # of several processes, one fills it, the others wait
             entry = _read_entry(folder, shapes)
-            if entry is None and _has_room(folder.parent, size):
-                _write_entry(folder, encoder, chunks, adapted_layers, size)
+            if entry is None and _has_room(folder.parent, 2 * tokens * encoder.hidden_size):
+                remove_leftovers(folder)
+                with atomic_write_folder(folder) as temporary:
+                    states = np.lib.format.open_memmap(temporary / "states.npy", "w+", np.float16, shapes[0])
+                    np.save(temporary / "vectors.npy", encode_chunks(encoder, chunks, adapted_layers, states))
+                    states.flush()
                 entry = _read_entry(folder, shapes)
     except OSError as error:
         raise LyricsError(f"{folder}: no place for a cache ({error}). Set LYRICS_CACHE to another folder.") from error
     if entry is None:
-        hidden_states = OnTheFlyFeatures(encoder, frozen_layers, chunks)
-        return EncoderFeatures(hidden_states, *encode_chunks(encoder, chunks, adapted_layers), chunks.song_index)
-    states, (cls, *means) = entry
-    means = dict(zip(("mean", "distinct"), np.split(np.stack(means), 2), strict=True))
-    hidden_states = CachedFeatures(states, chunks.lengths, chunks.song_index, chunks.input_ids)
-    return EncoderFeatures(hidden_states, cls, means, chunks.song_index)
+        on_the_fly = OnTheFlyFeatures(encoder, frozen_layers, chunks)
+        return EncoderFeatures(on_the_fly, encode_chunks(encoder, chunks, adapted_layers), chunks.song_index)
+    states, vectors = entry
+    cached = CachedFeatures(states, chunks.lengths, chunks.song_index, chunks.input_ids)
+    return EncoderFeatures(cached, vectors, chunks.song_index)
 
 
 def _key(encoder: Encoder, chunks: Chunks, frozen_layers: int) -> str:
@@ -171,68 +175,54 @@ def _key(encoder: Encoder, chunks: Chunks, frozen_layers: int) -> str:
     return digest.hexdigest()[:24]
 
 
-def _read_entry(folder: Path, shapes: list[tuple]) -> tuple[np.ndarray, np.ndarray] | None:
+def _read_entry(folder: Path, shapes: tuple) -> tuple[np.ndarray, np.ndarray] | None:
     """Hidden states and pooled vectors; None where the entry is missing, cut short or of other shapes."""
     try:
         entry = np.load(folder / "states.npy", mmap_mode="r"), np.load(folder / "vectors.npy")
-        return entry if [array.shape for array in entry] == shapes else None
+        return entry if tuple(array.shape for array in entry) == shapes else None
     except (OSError, ValueError, EOFError):
         return None
 
 
-def _has_room(folder: Path, size: tuple[int, int]) -> bool:
-    needed, free = size[0] * size[1] * 2, shutil.disk_usage(folder).free
-    if needed * 1.1 <= free:
-        return True
-    print(f"Features: {needed / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free: not cached, computed on the fly.")
-    return False
-
-
-def _write_entry(folder: Path, encoder: Encoder, chunks: Chunks, adapted_layers: int, size: tuple[int, int]) -> None:
-    remove_leftovers(folder)
-    with atomic_write_folder(folder) as temporary:
-        states = np.lib.format.open_memmap(temporary / "states.npy", mode="w+", dtype=np.float16, shape=size)
-        cls, means = encode_chunks(encoder, chunks, adapted_layers, states)
-        states.flush()
-        np.save(temporary / "vectors.npy", np.stack([cls, *means["mean"], *means["distinct"]]))
+def _has_room(folder: Path, needed: int) -> bool:
+    free = shutil.disk_usage(folder).free
+    if needed * 1.1 > free:
+        sizes = f"{needed / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free"
+        print(f"Features: {sizes}: not cached, computed on the fly.")
+    return needed * 1.1 <= free
 
 
 @torch.inference_mode()
-def encode_chunks(
-    encoder: Encoder, chunks: Chunks, adapted_layers: int = 1, states: np.ndarray | None = None
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """`cls` and `means` of `EncoderFeatures`; what enters the adapted layers is stored into `states`, if given."""
-    cls, means, written = [], {"mean": [], "distinct": []}, 0
+def encode_chunks(encoder: Encoder, chunks: Chunks, adapted_layers: int = 1, states=None) -> np.ndarray:
+    """`EncoderFeatures.vectors`; what enters the adapted layers is stored into the array `states`, if given."""
+    vectors, written = [], 0
     lower = OnTheFlyFeatures(encoder, len(encoder.layers) - adapted_layers, chunks)
     with packed_weights(encoder.network):
         for indices in _batches(lower.lengths):
             lengths, hidden = lower.lengths[indices].tolist(), lower.read(indices)
             if states is not None:
                 states[written : written + len(hidden)] = hidden.half().cpu().numpy()
-            outputs = []
+            outputs = [hidden]
             for layer in encoder.layers[lower.frozen_layers :]:
-                hidden = run_layer(layer, hidden, lengths)
-                outputs.append(hidden)
-            cls.append(pool_tokens(hidden, lengths, "cls").cpu().numpy())
+                outputs.append(run_layer(layer, outputs[-1], lengths))
             weights = lower.read_token_weights(indices).to(hidden.device)
-            for pooling, parts in means.items():
-                vectors = [pool_tokens(output, lengths, pooling, weights) for output in outputs]
-                parts.append(torch.stack(vectors).cpu().numpy())
+            pooled = [pool_tokens(outputs[-1], lengths, "cls")]
+            pooled += [pool_tokens(o, lengths, pool, weights) for pool in ("mean", "distinct") for o in outputs[1:]]
+            vectors.append(torch.stack(pooled).cpu().numpy())
             written += len(hidden)
-    return np.concatenate(cls), {pooling: np.concatenate(parts, axis=1) for pooling, parts in means.items()}
+    return np.concatenate(vectors, axis=1)
 
 
 @torch.inference_mode()
 def embed_chunks(encoder: Encoder, chunks: Chunks, pooling: str = "cls") -> np.ndarray:
     """One vector per chunk from the last layer, (n_chunks, hidden); of [CLS], that layer runs for it alone."""
     if pooling != "cls":
-        return encode_chunks(encoder, chunks)[1][pooling][-1]
-    lower, top = OnTheFlyFeatures(encoder, len(encoder.layers) - 1, chunks), encoder.layers[-1]
+        return encode_chunks(encoder, chunks)[1 + (pooling == "distinct")]
+    lower, vectors = OnTheFlyFeatures(encoder, len(encoder.layers) - 1, chunks), []
     with packed_weights(encoder.network):
-        vectors = [
-            run_layer_for_first_token(top, lower.read(indices), lower.lengths[indices].tolist())
-            for indices in _batches(lower.lengths)
-        ]
+        for indices in _batches(lower.lengths):
+            lengths = lower.lengths[indices].tolist()
+            vectors.append(run_layer_for_first_token(encoder.layers[-1], lower.read(indices), lengths))
     return torch.cat(vectors).cpu().numpy()
 
 

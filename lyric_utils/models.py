@@ -1,7 +1,6 @@
 """The models: a small MLP on the frozen encoder, and the encoder fine-tuned by LoRA (or fully, to compare).
 
-Each reads packed features and gives one score per item: the baseline's item is a song (its averaged [CLS] vector), the
-fine-tuned regressor's a chunk (the hidden states of its tokens, from which the trained layers go on).
+Each gives one score per item that it reads: a song's averaged [CLS] vector, or the hidden states of a chunk's tokens.
 """
 
 import copy
@@ -28,11 +27,7 @@ from lyric_utils.features import (
     embed_chunks,
 )
 from lyric_utils.profiles import Recipe
-from lyric_utils.songs import is_english
-
-
-def count_not_english(lyrics):
-    return sum(not is_english(text) for text in lyrics if len(text.split()) >= 12)
+from lyric_utils.songs import count_not_english
 
 
 class RegressionHead(nn.Module):
@@ -67,9 +62,7 @@ class SongRegressor(nn.Module):
         self.encoder, self.recipe, self.max_length, self.stride = encoder, recipe, max_length, stride
 
     def predict(self, lyrics: Iterable[str]) -> np.ndarray:
-        """Valence of each song: float array of shape (n_songs,), each in [0, 1].
-
-        Warns of songs that do not look English.
+        """Valence of each song: float array of shape (n_songs,), each in [0, 1]; warns of songs that are not English.
 
         Raises `LyricsError` if a song has no tokens or is not a text.
         """
@@ -77,7 +70,7 @@ class SongRegressor(nn.Module):
         if not lyrics:
             return np.zeros(0)
         if foreign := count_not_english(lyrics):
-            warnings.warn(f"{foreign:,} of {len(lyrics):,} songs are not in English, unlike all training songs", stacklevel=2)
+            warnings.warn(f"{foreign:,} of {len(lyrics):,} songs are not in English", stacklevel=2)
         chunks = chunk_lyrics(lyrics, self.encoder.tokenizer, self.max_length, self.stride)
         return score_songs(self, self.inputs_from_chunks(chunks))
 
@@ -90,11 +83,11 @@ class SongRegressor(nn.Module):
         """The parameters that training changes, by name."""
         return {name: values for name, values in self.named_parameters() if values.requires_grad}
 
+    @torch.no_grad()
     def copy_parameters(self, values: dict[str, torch.Tensor]) -> None:
         """Set every trainable parameter; `values` as `trainable_parameters` gives them."""
-        with torch.no_grad():
-            for name, parameter in self.trainable_parameters().items():
-                parameter.copy_(values[name])
+        for name, parameter in self.trainable_parameters().items():
+            parameter.copy_(values[name])
 
     def state_files(self) -> dict[str, dict[str, torch.Tensor]]:
         """The parameters that a checkpoint keeps: file name -> state_dict."""
@@ -110,15 +103,9 @@ class BaselineMLP(SongRegressor):
 
     def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int = 512, stride: int = 128):
         super().__init__(encoder, recipe, max_length, stride)
-        self.mlp = nn.Sequential(
-            nn.Linear(encoder.hidden_size, 256),
-            nn.LeakyReLU(0.1),
-            nn.Dropout(0.1),
-            nn.Linear(256, 128),
-            nn.LeakyReLU(0.1),
-            nn.Dropout(0.1),
-            nn.Linear(128, 1),
-        )
+        layers = [nn.Linear(encoder.hidden_size, 256), nn.LeakyReLU(0.1), nn.Dropout(0.1)]
+        layers += [nn.Linear(256, 128), nn.LeakyReLU(0.1), nn.Dropout(0.1), nn.Linear(128, 1)]
+        self.mlp = nn.Sequential(*layers)
 
     @property
     def output_layer(self) -> nn.Linear:
@@ -157,8 +144,7 @@ class LayerMean(nn.Module):
 class FineTunedRegressor(SongRegressor):
     """What fine-tuned encoders share: a copy of the top layers that learns, a pooler, and a `RegressionHead`.
 
-    The frozen layers below are shared with `encoder` and always in evaluation mode. A subclass says how the top layers
-    of a frozen network are made trainable: `adapt(network)`.
+    The frozen layers are shared with `encoder`. A subclass makes the top layers trainable: `adapt(network)`.
     """
 
     inits = ("random", "mean", "kernel")
@@ -201,18 +187,15 @@ class FineTunedRegressor(SongRegressor):
         return OnTheFlyFeatures(self.encoder, self.frozen_layers, chunks)
 
     def inputs_from(self, features: EncoderFeatures) -> Features:
-        if (layers := len(features.means["mean"])) != self.recipe.adapted_layers:  # others run twice or never
-            needed = f"adapted_layers={self.recipe.adapted_layers}"
-            raise LyricsError(f"features for {layers} adapted layers: extract them (or prepare) with {needed}.")
+        if features.adapted_layers != self.recipe.adapted_layers:  # some layers would run twice or never
+            needed = f"extract them (or prepare) with adapted_layers={self.recipe.adapted_layers}"
+            raise LyricsError(f"features for {features.adapted_layers} adapted layers: {needed}.")
         return features.hidden_states
 
     def forward(self, rows: torch.Tensor, lengths: list[int], token_weights: torch.Tensor | None = None):
-        """Scores of the chunks, (n_chunks,).
+        """Scores of the chunks, (n_chunks,), from hidden states of their tokens, (n_tokens, hidden).
 
-        Args:
-            rows: hidden states of the tokens, (n_tokens, hidden).
-            lengths: tokens of each chunk.
-            token_weights: for "distinct" pooling, (n_tokens,).
+        lengths: tokens of each chunk. token_weights: for "distinct" pooling, (n_tokens,).
         """
         if torch.is_autocast_enabled(rows.device.type):  # sums and norms of the layers then run in half precision too
             rows = rows.to(torch.get_autocast_dtype(rows.device.type))
@@ -237,14 +220,9 @@ class LoraRegressor(FineTunedRegressor):
         recipe, count, size = self.recipe, len(self.encoder.layers), self.encoder.hidden_size
         if not 1 <= recipe.rank <= size:
             raise LyricsError(f"rank={recipe.rank}: must be 1 to {size}, the encoder's hidden size.")
-        adapters = LoraConfig(
-            r=recipe.rank,
-            lora_alpha=recipe.alpha,
-            lora_dropout=recipe.lora_dropout,
-            target_modules=list(recipe.target_modules),
-            layers_to_transform=list(range(self.frozen_layers, count)),
-            layers_pattern="layer",
-        )
+        where = {"layers_to_transform": list(range(self.frozen_layers, count)), "layers_pattern": "layer"}
+        how = {"r": recipe.rank, "lora_alpha": recipe.alpha, "lora_dropout": recipe.lora_dropout}
+        adapters = LoraConfig(target_modules=list(recipe.target_modules), **where, **how)
         with warnings.catch_warnings():  # peft asks transformers 5 for an attribute by its old name
             warnings.simplefilter("ignore", FutureWarning)
             return get_peft_model(network, adapters)
@@ -291,16 +269,12 @@ def build_model(
 ) -> SongRegressor:
     """An untrained model; the same seed gives the same start, and the same training.
 
-    Args:
-        pooler: a module that replaces the recipe's pooling in a fine-tuned encoder; called as `LayerMean`, and trained.
-
+    pooler: a module that replaces the recipe's pooling in a fine-tuned encoder; called as `LayerMean`, and trained.
     Raises `LyricsError` if the recipe does not fit the encoder, or asks for a blend.
     """
     if recipe.model not in MODELS:
-        raise LyricsError(
-            f"model={recipe.model!r} cannot be built: use one of {', '.join(MODELS)}. A blend is composed of a fitted "
-            "LoRA regressor and a ridge regression, see lyric_utils.blend.fit_blend."
-        )
+        blend = "A blend is composed of fitted models: lyric_utils.blend.fit_blend"
+        raise LyricsError(f"model={recipe.model!r} cannot be built: use one of {', '.join(MODELS)}. {blend}.")
     torch.manual_seed(seed)
     options = {} if pooler is None else {"pooler": pooler}
     model = MODELS[recipe.model](encoder, recipe, max_length, stride, **options).to(encoder.network.device)
@@ -312,8 +286,8 @@ def build_model(
 def read_batch(inputs: Features, indices: np.ndarray, device) -> tuple[torch.Tensor, list[int], torch.Tensor | None]:
     """What a model's `forward` takes, of some items."""
     weights = inputs.read_token_weights(indices)
-    lengths = inputs.lengths[indices].tolist()
-    return inputs.read(indices).to(device), lengths, weights if weights is None else weights.to(device)
+    weights = weights if weights is None else weights.to(device)
+    return inputs.read(indices).to(device), inputs.lengths[indices].tolist(), weights
 
 
 @torch.inference_mode()

@@ -7,23 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lyric_utils import checkpoints
 from lyric_utils._files import LyricsError
-from lyric_utils.blend import BlendRegressor, blend_predictions, fit_blend
-from lyric_utils.checkpoints import (
-    Results,
-    load_model,
-    load_results,
-    read_recipe,
-    save_model,
-    shipped_folder,
-    tabulate_predictions,
-)
+from lyric_utils.blend import blend_predictions, fit_blend
 from lyric_utils.chunking import Chunks, chunk_lyrics
 from lyric_utils.distillation import TEACHERS, Teachers
 from lyric_utils.encoders import Encoder, load_encoder
 from lyric_utils.evaluation import score
 from lyric_utils.features import EncoderFeatures, extract_features
-from lyric_utils.models import SongRegressor, build_model, score_songs
+from lyric_utils.models import build_model, score_songs
 from lyric_utils.profiles import Profile, Recipe
 from lyric_utils.songs import Split, clean_songs, fingerprint_songs, split_songs
 from lyric_utils.sources import draw_songs, load_source
@@ -45,28 +37,25 @@ class Data(NamedTuple):
 class Trained(NamedTuple):
     """A trained model, the course of its training (see `fit`), and its predictions of the test songs."""
 
-    model: SongRegressor | BlendRegressor
+    model: checkpoints.Model
     history: list[dict]
     prediction: np.ndarray
 
 
-def load_split(profile: Profile) -> Split:
-    """Read, clean, draw and split, by the table's own column `split` if it has one; prints the cleaning report."""
-    songs, report = clean_songs(load_source(profile))
-    print(report)
-    songs = draw_songs(songs, profile.songs, profile.seed)
-    split_by = "stored" if "split" in songs.columns else profile.split_by
-    return split_songs(songs, profile.seed, profile.fractions, split_by)
-
-
 def prepare(profile: Profile, split: Split | None = None, adapted_layers: int = 4) -> Data:
-    """Chunk the songs of a profile, or of another split, and extract features for that many layers to be trained."""
-    split = split or load_split(profile)
+    """Chunk the songs of a profile, or of another split, and extract features for that many layers to be trained.
+
+    The songs of a profile are split by their table's own column `split` if it has one; prints the cleaning report.
+    """
+    if split is None:
+        songs, report = clean_songs(load_source(profile))
+        print(report)
+        songs = draw_songs(songs, profile.songs, profile.seed)
+        split_by = "stored" if "split" in songs.columns else profile.split_by
+        split = split_songs(songs, profile.seed, profile.fractions, split_by)
     encoder = load_encoder(profile.encoder)
-    chunks = {
-        side: chunk_lyrics(songs["lyrics"], encoder.tokenizer, profile.max_length, profile.stride)
-        for side, songs in split._asdict().items()
-    }
+    windows, sides = (profile.max_length, profile.stride), split._asdict()
+    chunks = {side: chunk_lyrics(songs["lyrics"], encoder.tokenizer, *windows) for side, songs in sides.items()}
     features = {side: extract_features(encoder, chunks[side], adapted_layers) for side in chunks}
     return Data(profile, split, encoder, chunks, features)
 
@@ -76,17 +65,14 @@ def train_model(
 ) -> Trained:
     """Build a model, train it and predict the test songs.
 
-    Args:
-        pooler: see `build_model`; teachers: see `soft_targets`; resume_file and `options` (initialise, precision): see
-            `fit`.
+    pooler: see `build_model`; teachers: `soft_targets`; resume_file and options (initialise, precision): `fit`.
     """
     if recipe.model == "blend":
         lora = train_model(replace(recipe, model="lora"), data, seed, resume_file, pooler, teachers, **options)
         blend = fit_blend(lora.model, data.split.train, recipe)
         text = blend.text_model.predict(data.split.test["lyrics"])
         return Trained(blend, lora.history, blend_predictions(lora.prediction, text, blend.mean_valence, recipe))
-    windows = data.profile.max_length, data.profile.stride
-    model = build_model(data.encoder, recipe, seed, *windows, pooler)
+    model = build_model(data.encoder, recipe, seed, data.profile.max_length, data.profile.stride, pooler)
     examples = make_examples(model, data.split, data.features, teachers)
     history = fit(model, examples["train"], examples["validation"], resume_file, **options)
     return Trained(model, history, score_songs(model, examples["test"].inputs, start_accelerator()))
@@ -94,15 +80,11 @@ def train_model(
 
 def save_trained(trained: Trained, data: Data, folder: str | Path) -> dict[str, float]:
     """Save a trained model as a checkpoint; returns its metrics on the test songs."""
-    test = data.split.test
-    results = {
-        "history": trained.history,
-        "predictions": tabulate_predictions(test, data.chunks["test"].per_song, trained.prediction),
-        "metrics": score(test["valence"], trained.prediction),
-    }
-    songs = fingerprint_songs(data.split.train)
-    save_model(trained.model, folder, profile=data.profile.name, training_songs=songs, **results)
-    return results["metrics"]
+    test, about = data.split.test, {"history": trained.history, "profile": data.profile.name}
+    about["predictions"] = checkpoints.tabulate_predictions(test, data.chunks["test"].per_song, trained.prediction)
+    about["metrics"] = score(test["valence"], trained.prediction)
+    checkpoints.save_model(trained.model, folder, training_songs=fingerprint_songs(data.split.train), **about)
+    return about["metrics"]
 
 
 def resume_file_of(folder: str | Path) -> Path:
@@ -110,17 +92,13 @@ def resume_file_of(folder: str | Path) -> Path:
     return Path(folder).with_name(Path(folder).name + ".resume.pt")
 
 
-def train_or_load(data: Data, name: str, retrain: bool | None = None) -> tuple[SongRegressor | BlendRegressor, Results]:
+def train_or_load(data: Data, name: str, retrain: bool | None = None) -> tuple[checkpoints.Model, checkpoints.Results]:
     """The model of one of the profile's recipes: loaded if it was trained on these very songs, trained otherwise.
 
     Looks among the shipped checkpoints and in `runs/PROFILE/NAME`, where a new training is saved; prints what it did.
-    An interrupted training goes on after its last finished epoch when this is called again.
-
-    Args:
-        name: of the recipe, such as "lora".
-        retrain: train even where a checkpoint exists; None: if the environment variable `LYRICS_RETRAIN` is 1.
-
-    Raises `LyricsError` if there is no such recipe, or a checkpoint or the state of a training is damaged.
+    An interrupted training goes on after its last finished epoch when this is called again. retrain: train even where a
+    checkpoint exists; None: if the environment variable `LYRICS_RETRAIN` is 1. Raises `LyricsError` if there is no such
+    recipe, or a checkpoint or the state of a training is damaged.
     """
     if name not in data.profile.recipes:
         raise LyricsError(f"{name!r} is not a recipe of this profile: use one of {', '.join(data.profile.recipes)}.")
@@ -128,10 +106,10 @@ def train_or_load(data: Data, name: str, retrain: bool | None = None) -> tuple[S
     retrain = os.environ.get("LYRICS_RETRAIN") == "1" if retrain is None else retrain
     resume_file = resume_file_of(folder)
     if not retrain and not resume_file.is_file():
-        for known in (shipped_folder(name), folder):
+        for known in (checkpoints.shipped_folder(name), folder):
             if _is_trained_on(known, data, recipe):
                 print(f"{name}: loaded from {known.parent.name}/{known.name}, trained on these songs before")
-                return load_model(known, data.encoder), load_results(known)
+                return checkpoints.load_model(known, data.encoder), checkpoints.load_results(known)
     try:
         trained = train_model(recipe, data, data.profile.seed, resume_file)
     except KeyboardInterrupt:
@@ -143,14 +121,15 @@ def train_or_load(data: Data, name: str, retrain: bool | None = None) -> tuple[S
     seconds = sum(epoch["seconds"] for epoch in trained.history)
     epochs = f"{len(trained.history)} epoch" + "s" * (len(trained.history) > 1)
     print(f"{name}: trained for {epochs} in {seconds:.0f} s, saved in {folder.as_posix()}")
-    return trained.model, load_results(folder)
+    return trained.model, checkpoints.load_results(folder)
 
 
 def _is_trained_on(folder: Path, data: Data, recipe: Recipe) -> bool:
     """Whether a checkpoint is of these training and test songs of this profile, and of this recipe and seed."""
     if not (folder / "config.json").is_file():
         return False
-    config, _, predictions, _ = load_results(folder)
-    found = config.get("profile"), config.get("seed"), config.get("training_songs"), predictions["row"].tolist()
-    songs = fingerprint_songs(data.split.train), data.split.test["row"].tolist()
-    return found == (data.profile.name, data.profile.seed, *songs) and read_recipe(config["recipe"]) == recipe
+    config, _, predictions, _ = checkpoints.load_results(folder)
+    expected = {"profile": data.profile.name, "seed": data.profile.seed}
+    expected["training_songs"] = fingerprint_songs(data.split.train)
+    is_same_test = predictions["row"].tolist() == data.split.test["row"].tolist()
+    return is_same_test and expected.items() <= config.items() and checkpoints.read_recipe(config["recipe"]) == recipe

@@ -4,10 +4,11 @@ Numbers that a reader would quote are not computed here; they come from `lyric_u
 of Okabe and Ito (2008), then of Tol (2021), and can be told apart with colour-vision deficiency.
 """
 
-from itertools import cycle, pairwise
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
@@ -29,8 +30,7 @@ def use_style() -> None:
     """Set the project's look for all figures that follow (Matplotlib rcParams). Call it once, at the top."""
     plt.rc("axes", grid=True, axisbelow=True, titlesize=13, titlelocation="left", labelsize=12)
     plt.rc("axes.spines", top=False, right=False)
-    plt.rc(("xtick", "ytick"), labelsize=11)
-    plt.rc("legend", fontsize=11, frameon=False)
+    plt.rc("legend", frameon=False)
     plt.rc("font", size=11)
     plt.rc("grid", color=LIGHT_GREY)
     plt.rc("figure", **{"dpi": 110, "constrained_layout.use": True})
@@ -67,8 +67,7 @@ def artist_histogram(songs_per_artist, ax=None) -> Axes:
 def cleaning_bars(counts, ax=None) -> Axes:
     """What happened to the rows of the source. counts: mapping outcome -> rows, drawn from top to bottom."""
     ax = _axes(ax, height=1 + 0.45 * len(counts))
-    bars = ax.barh(list(counts), list(counts.values()), color=BLUE)
-    ax.bar_label(bars, labels=[f"{rows:,}" for rows in counts.values()], padding=4)
+    ax.bar_label(ax.barh([*counts], [*counts.values()], color=BLUE), fmt="{:,.0f}", padding=4)
     ax.margins(x=0.12)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.invert_yaxis()
@@ -77,19 +76,16 @@ def cleaning_bars(counts, ax=None) -> Axes:
 
 
 def chunk_windows(windows, n_tokens, ax=None) -> Axes:
-    """One song as a bar of tokens and, below it, its chunks; what neighbours share has a colour of its own.
-
-    windows: list of (start, end) token positions, end exclusive. n_tokens: length of the song.
-    """
+    """A song of n_tokens as a bar and, below it, its chunks. windows: list of (start, end) positions, end exclusive."""
     ax = _axes(ax, height=1.6 + 0.45 * len(windows))
-    names = ["whole song", *(f"chunk {number}" for number in range(1, len(windows) + 1))]
+    starts, ends = np.transpose(windows)
+    rows = range(1, len(windows) + 1)
     ax.barh(0, n_tokens, color=GREY, height=0.6)
-    for row, (start, end) in enumerate(windows, start=1):
-        ax.barh(row, end - start, left=start, color=SKY, height=0.6)
-        ax.text((start + end) / 2, row, f"{end - start}", ha="center", va="center")
-    for row, ((_, end), (next_start, _)) in enumerate(pairwise(windows), start=1):
+    chunks = ax.barh(rows, ends - starts, left=starts, color=SKY, height=0.6)
+    ax.bar_label(chunks, label_type="center")
+    for row, end, next_start in zip(rows, ends, starts[1:], strict=False):
         ax.barh([row, row + 1], max(end - next_start, 0), left=next_start, color=ORANGE, height=0.6)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks([0, *rows], ["whole song", *(f"chunk {row}" for row in rows)])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     handles = [Patch(color=SKY, label="read once"), Patch(color=ORANGE, label="read by two chunks (overlap)")]
@@ -101,28 +97,21 @@ def chunk_histogram(chunks_per_song, ax=None) -> Axes:
     """Number of songs by number of chunks, on a logarithmic y axis. chunks_per_song: one integer per song."""
     ax = _axes(ax)
     chunks, songs = np.unique(chunks_per_song, return_counts=True)
-    bars = ax.bar(chunks, songs, color=BLUE)
-    ax.bar_label(bars, labels=[f"{count:,}" for count in songs], padding=2)
+    ax.bar_label(ax.bar(chunks, songs, color=BLUE), fmt="{:,.0f}", padding=2)
     _plain_log_scale(ax, "y", steps=(1,))
-    ax.set_ylim(0.7, songs.max() * 3)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="x", visible=False)
-    return _label(ax, "chunks per song", "songs")
+    return _label(ax, "chunks per song", "songs", ylim=(0.7, songs.max() * 3))
 
 
 def loss_curves(history, constant_mse=None, ax=None) -> Axes:
-    """Training loss and validation MSE by epoch; a ring marks the best epoch.
-
-    history: list of dicts with epoch, train_loss, validation_mse. constant_mse: MSE of always predicting the mean.
-    """
-    ax = _axes(ax)
-    epochs = [row["epoch"] for row in history]
-    best = min(history, key=lambda row: row["validation_mse"])
-    ax.plot(epochs, [row["train_loss"] for row in history], "o-", color=SKY, label="training loss")
-    ax.plot(epochs, [row["validation_mse"] for row in history], "o-", color=BLUE, label="validation MSE")
+    """Training loss and validation MSE by epoch, the best epoch in a ring. history: list of dicts as `fit` gives it."""
+    ax, history = _axes(ax), pd.DataFrame(history).set_index("epoch")
+    mse, best = history["validation_mse"], history["validation_mse"].idxmin()
+    ax.plot(history["train_loss"], "o-", color=SKY, label="training loss")
+    ax.plot(mse, "o-", color=BLUE, label="validation MSE")
     ring = {"s": 220, "facecolors": "none", "edgecolors": VERMILION, "linewidths": 2, "zorder": 3}
-    ring["label"] = f"best epoch: {best['epoch']} (MSE {best['validation_mse']:.4f})"
-    ax.scatter(best["epoch"], best["validation_mse"], **ring)
+    ax.scatter(best, mse[best], label=f"best epoch: {best} (MSE {mse[best]:.4f})", **ring)
     if constant_mse is not None:
         ax.axhline(constant_mse, color=GREY, linestyle="--", label="constant mean")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -135,16 +124,14 @@ def truth_against_prediction(truth, prediction, name, r2=None, ax=None) -> Axes:
     ax = _axes(ax, width=5.5, height=5.5)
     ax.plot([0, 1], [0, 1], "--", color=GREY)
     ax.scatter(truth, prediction, s=16, alpha=0.4, color=_method_colours([name])[name], edgecolors="none")
-    ax.set_title(name if r2 is None else f"{name} (R² = {r2:.3f})")
-    ax.set_aspect("equal")
+    ax.set(title=name if r2 is None else f"{name} (R² = {r2:.3f})", aspect="equal")
     return _label(ax, "true valence", "predicted valence", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
 
 def metric_bars(table, metric="mse", reference=None, ax=None) -> Axes:
-    """One dot and interval per method, the best on top; a metric that is nan is called undefined.
+    """One dot and interval per method, the best on top; a metric (a key of `score`) that is nan is called undefined.
 
-    table: DataFrame, index method, columns value, low, high. metric: a key of `evaluation.score`.
-    reference: mapping label -> value, for vertical lines such as the least possible error.
+    table: DataFrame, index method, columns value, low, high. reference: mapping label -> value, for vertical lines.
     """
     ax, plate = _axes(ax, height=1.6 + 0.5 * len(table)), {"facecolor": "white", "edgecolor": "none", "pad": 1}
     lower_is_better = metric in ("mse", "rmse", "mae")
@@ -160,8 +147,8 @@ def metric_bars(table, metric="mse", reference=None, ax=None) -> Axes:
         ax.axvline(value, color=BLACK, linestyle=line, linewidth=1.5, label=f"{label}: {value:.4f}")
     if reference:
         _legend_above(ax)
-    ax.set_yticks(range(len(table)), table.index)
     ax.grid(axis="y", visible=False)
+    ax.set_yticks(range(len(table)), table.index)
     name = f"{METRICS[metric]} ({'lower' if lower_is_better else 'higher'} is better)"
     return _label(ax, name, "method", ylim=(len(table) - 0.5, -0.7))
 
@@ -183,16 +170,15 @@ def calibration_lines(tables, ax=None) -> Axes:
     for method, table in tables.items():
         ax.plot(table["mean_prediction"], table["mean_truth"], "o-", color=colours[method], label=method)
     ax.legend(loc="upper left")
-    ax.set_aspect("equal")
-    return _label(ax, "mean predicted valence", "mean true valence", xlim=(0, 1), ylim=(0, 1))
+    return _label(ax, "mean predicted valence", "mean true valence", xlim=(0, 1), ylim=(0, 1), aspect="equal")
 
 
 def confusion(matrix, labels, ax=None) -> Axes:
     """What each true mood was taken for, in percent. matrix: counts, rows are true moods, columns predicted ones."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    ax, matrix = _axes(ax, width=5.5, height=5), np.asarray(matrix)
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    ax = _axes(ax, width=5.5, height=5)
+    share = matrix / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
     look = {"cmap": "Blues", "values_format": ".0%", "colorbar": False, "im_kw": {"vmin": 0, "vmax": 1}}
     ConfusionMatrixDisplay(share, display_labels=labels).plot(ax=ax, **look)
     ax.grid(False)
@@ -200,10 +186,9 @@ def confusion(matrix, labels, ax=None) -> Axes:
 
 
 def learning_curve(tables, extrapolated=None, ceiling=None, ax=None) -> Axes:
-    """R2 by number of training songs, one line per method.
+    """R2 by number of training songs. tables: mapping method -> DataFrame, index songs, columns value, low, high.
 
-    tables: mapping method -> DataFrame, index training songs, columns value, low, high. extrapolated: the same for
-    sizes that were not measured, with hollow dots. ceiling: the noise ceiling, an `Interval`.
+    extrapolated: the same for sizes that were not measured, with hollow dots. ceiling: an `Interval`.
     """
     ax, colours = _axes(ax, height=5), _method_colours(tables)
     _plain_log_scale(ax, "x", steps=(1, 3))
@@ -213,11 +198,10 @@ def learning_curve(tables, extrapolated=None, ceiling=None, ax=None) -> Axes:
     for method, table in tables.items():
         ax.plot(table.index, table["value"], "o-", color=colours[method], label=method)
     for number, (method, table) in enumerate((extrapolated or {}).items()):
-        size, value = tables[method].index[-1], tables[method]["value"].iloc[-1]
-        sizes = table.index * 1.05**number  # a little apart, so that no interval hides another
-        ax.plot([size, *sizes], [value, *table["value"]], ":", color=colours[method])
-        ax.vlines(sizes, table["low"], table["high"], color=colours[method], linewidth=1.5)
-        ax.plot(sizes, table["value"], "o", markerfacecolor="white", color=colours[method])
+        table = table.set_index(table.index * 1.05**number)  # a little apart, so that no interval hides another
+        line = pd.concat([tables[method].tail(1), table])["value"]
+        ax.vlines(table.index, table["low"], table["high"], color=colours[method], linewidth=1.5)
+        ax.plot(line, "o:", markevery=slice(1, None), markerfacecolor="white", color=colours[method])
     if extrapolated:
         ax.plot([], [], "o:", markerfacecolor="white", color=BLACK, label="extrapolated")
     _legend_above(ax, ncols=2)
@@ -228,8 +212,8 @@ def _axes(ax, width=8, height=4):
     return plt.subplots(figsize=(width, height))[1] if ax is None else ax
 
 
-def _label(ax, x, y, **limits):
-    ax.set(xlabel=x, ylabel=y, **limits)
+def _label(ax, x, y, **options):
+    ax.set(xlabel=x, ylabel=y, **options)
     return ax
 
 

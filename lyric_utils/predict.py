@@ -1,7 +1,6 @@
 """Score a table of songs with a saved model: `python -m lyric_utils.predict songs.csv --out scored.csv`.
 
-A CSV may be larger than memory: it is read, scored and written in blocks. Under `accelerate launch` or `torchrun` the
-processes take the blocks in turn, and the first of them writes them in the order of the table.
+A CSV may be larger than memory: it is scored in blocks, which processes under `accelerate launch` or `torchrun` share.
 """
 
 import argparse
@@ -13,7 +12,7 @@ import os
 import sys
 import warnings
 from contextlib import ExitStack
-from itertools import chain, compress, islice
+from itertools import chain, islice
 from pathlib import Path
 
 from lyric_utils._files import LyricsError
@@ -43,11 +42,7 @@ def main() -> None:
 
 
 def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False) -> None:
-    """Score a table into `out`. Until it is complete it stands beside `out` as a `.part`, which `resume` goes on with.
-
-    Raises:
-        LyricsError: the table or the model cannot be used, `out` cannot be written, or a `.part` is in the way.
-    """
+    """Score a table into `out`. Until it is complete it is beside `out` as a `.part`, which `resume` goes on with."""
     from lyric_utils.songs import STDIN, read_blocks
 
     is_stdin = songs == STDIN
@@ -72,17 +67,14 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
     regressor = load_model(model)
     part = out.with_name(f"{out.name}.{'0' * 8 if is_stdin else _fingerprint(songs, model)}.part")
     foreign, is_main = 0, accelerator.is_main_process
-    hidden = {} if is_main else {"disable": True}
     try:
         [(done, empty)] = broadcast_object_list([_start(part, out, resume) if is_main else None])
         blocks = islice(blocks, done // BLOCK, None)
-        with ExitStack() as stack:
+        with progress(desc="predict", unit="song", initial=done, total=total) as bar, ExitStack() as stack:
             if is_stdin:  # nothing could go on with its part
                 stack.callback(part.unlink, missing_ok=True)
-            bar = stack.enter_context(progress(desc="predict", unit="song", initial=done, total=total, **hidden))
             while group := list(islice(blocks, accelerator.num_processes)):
-                mine = group[accelerator.process_index :][:1]
-                scored = gather_object([_score_block(regressor, block) for block in mine])
+                scored = gather_object([_score_block(regressor, b) for b in group[accelerator.process_index :][:1]])
                 lines = "".join(text for text, _ in scored).encode().splitlines(keepends=True)
                 if is_main:
                     with open(part, "ab") as file:
@@ -103,21 +95,19 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
 
 def _score_block(model, songs) -> tuple[str, int]:
     """The lines of the output for some songs, none with a line break inside, and how many songs are not English."""
-    from lyric_utils.models import count_not_english
-    from lyric_utils.songs import normalise_lyrics
+    from lyric_utils.songs import count_not_english, has_words, normalise_lyrics
 
     lyrics = [normalise_lyrics(text) for text in songs["lyrics"]]
-    is_scored = [isinstance(text, str) and any(map(str.isalpha, text)) for text in lyrics]
-    to_score = list(compress(lyrics, is_scored))
+    to_score = list(filter(has_words, lyrics))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*not in English")  # counted over all blocks instead
         scores = iter(model.predict(to_score))
     block = io.StringIO()
     writer = csv.writer(block, lineterminator="\n")
-    for row, *names, scored in zip(songs["row"], songs["artist"], songs["title"], is_scored, strict=True):
+    for row, *names, text in zip(songs["row"], songs["artist"], songs["title"], lyrics, strict=True):
         names = [" ".join(str(normalise_lyrics(name)).split()) for name in names]
         names = [f"'{name}" if name.startswith(("=", "+", "-", "@")) else name for name in names]  # CWE-1236
-        writer.writerow([row, *names, f"{next(scores):.5f}" if scored else ""])
+        writer.writerow([row, *names, f"{next(scores):.5f}" if has_words(text) else ""])
     return block.getvalue(), count_not_english(to_score)
 
 

@@ -52,64 +52,35 @@ class Profile:
 BASELINE = Recipe(model="baseline")
 LORA_PAPER = Recipe(model="lora", loss_on="chunk", learning_rate=2e-5, head_learning_rate=2e-5, weight_decay=0.01)
 LORA_TUNED = Recipe(
-    model="lora",
-    pooling="distinct",
-    pooled_layers=4,
-    rank=8,
-    alpha=16,
-    lora_dropout=0.1,
-    init="kernel",
-    distillation_weight=0.7,
-    epochs=1,
-    learning_rate=4e-4,
-    head_learning_rate=1e-4,
-    weight_decay=0.01,
-    warmup=0.1,
+    model="lora", pooling="distinct", pooled_layers=4, rank=8, alpha=16, lora_dropout=0.1, init="kernel",
+    distillation_weight=0.7, epochs=1, learning_rate=4e-4, head_learning_rate=1e-4, weight_decay=0.01, warmup=0.1,
     schedule="linear",
-)
+)  # fmt: skip
+LORA_SAMPLE = replace(LORA_TUNED, epochs=2, batch_songs=4, learning_rate=1e-3, head_learning_rate=1e-3)
 BLEND = replace(LORA_TUNED, model="blend", text_weight=0.5, rescale=1.15)
 FULL = replace(LORA_TUNED, model="full", adapted_layers=6, learning_rate=2e-5)
 
 PROFILES = {
     "sample": Profile(
-        name="sample",
-        source="sample",
-        songs=None,
-        encoder="minilm",
-        fractions=(0.8, 0.1, 0.1),
-        split_by="stored",
-        recipes={
-            "baseline": BASELINE,
-            "lora": replace(LORA_TUNED, epochs=2, batch_songs=4, learning_rate=1e-3, head_learning_rate=1e-3),
-        },
+        name="sample", source="sample", songs=None, encoder="minilm", fractions=(0.8, 0.1, 0.1), split_by="stored",
+        recipes={"baseline": BASELINE, "lora": LORA_SAMPLE},
     ),
     "subset": Profile(
-        name="subset",
-        source="subset",
-        songs=None,
-        encoder="minilm",
-        fractions=(0.7, 0.1, 0.2),
-        split_by="artist",
+        name="subset", source="subset", songs=None, encoder="minilm", fractions=(0.7, 0.1, 0.2), split_by="artist",
         recipes={"baseline": BASELINE, "lora": LORA_TUNED, "lora_paper": LORA_PAPER, "full": FULL, "blend": BLEND},
     ),
     "paper": Profile(
-        name="paper",
-        source="kaggle",
-        songs=30_000,
-        encoder="bert-base-uncased",
-        fractions=(0.8, 0.1, 0.1),
-        split_by="song",
-        recipes={"baseline": BASELINE, "lora": LORA_PAPER},
+        name="paper", source="kaggle", songs=30_000, encoder="bert-base-uncased", fractions=(0.8, 0.1, 0.1),
+        split_by="song", recipes={"baseline": BASELINE, "lora": LORA_PAPER},
     ),
-}
+}  # fmt: skip
 
 
 def load_profile(name: str | None = None) -> Profile:
     """The profile of that name, or of the environment variable `LYRICS_PROFILE`, or "sample".
 
-    The variable `LYRICS_EPOCHS`, where set, replaces the number of epochs of every recipe.
-
-    Raises `LyricsError` if there is no profile of that name, or the number of epochs is not a whole number above 0.
+    The variable `LYRICS_EPOCHS`, where set, replaces the number of epochs of every recipe. Raises `LyricsError` if
+    there is no such profile, or that is not a whole number above 0.
     """
     name = name or os.environ.get("LYRICS_PROFILE") or "sample"
     if name not in PROFILES:
@@ -119,5 +90,4 @@ def load_profile(name: str | None = None) -> Profile:
         return profile
     if not epochs.isdecimal() or int(epochs) == 0:
         raise LyricsError(f"LYRICS_EPOCHS={epochs!r} is not a whole number above 0.")
-    recipes = {name: replace(recipe, epochs=int(epochs)) for name, recipe in profile.recipes.items()}
-    return replace(profile, recipes=recipes)
+    return replace(profile, recipes={k: replace(recipe, epochs=int(epochs)) for k, recipe in profile.recipes.items()})

@@ -1,8 +1,4 @@
-"""The song table: read it, clean it, split it, and keep it in a pickle that is safe to open.
-
-A song table is a `pandas.DataFrame` with one song per row and at least the columns
-`row` (number in the source table), `artist`, `title`, `lyrics` and `valence`.
-"""
+"""The song table: read it, clean it, split it, and keep it in a pickle that is safe to open."""
 
 import csv
 import hashlib
@@ -23,40 +19,35 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import py3langid
 
 from lyric_utils._files import LyricsError, atomic_write
 from lyric_utils._progress import progress
 
-COLUMNS = ["artist", "title", "lyrics", "valence"]
+COLUMNS = ["artist", "title", "lyrics", "valence"]  # of a song table, which has a song per row, numbered in "row"
 KAGGLE_NAMES = {"seq": "lyrics", "song": "title", "label": "valence"}
 PLAIN_NAMES = {name: name for name in ("row", *COLUMNS, "split")} | KAGGLE_NAMES
 KINDS = ".csv, .tsv, .json, .jsonl, .xlsx, .pkl"
 STDIN = Path("-")
 FORMAT, VERSION = "lyric_utils.songs", 1
-# What a pickle of plain builtins is made of: no opcode that imports, calls or builds an object is among these.
+# A pickle of plain builtins needs no others, and none of these imports, calls or builds an object.
 PLAIN_OPCODES = {
     *("PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINGET", "LONG_BINGET"),
     *("EMPTY_DICT", "EMPTY_LIST", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "NONE", "NEWTRUE", "NEWFALSE"),
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
 }
-BLANK_LINES = re.compile(r"\n{3,}")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-NOT_WORDS = re.compile(r"[^\w\s]|_")
 GUESTS = re.compile(r"[\s(\[](?:(?:feat|ft)\.|(?:feat|ft|featuring)\s).*", re.DOTALL)
 
 
 def read_songs(path: str | Path, needed: Sequence[str] = COLUMNS) -> pd.DataFrame:
     """Read a song table; its cells are kept as they are, for `clean_songs` to judge.
 
-    Case does not matter in column names, and Kaggle's `seq`, `song` and `label` mean `lyrics`, `title` and `valence`.
-    A column `row`, or an unnamed first one, numbers the rows; a row without a whole number there gets its position.
+    `path` is a `.csv` or `.tsv` (comma, semicolon or tab), `.json` (list of records or dict of columns), `.jsonl`,
+    `.xlsx` or `.pkl` (see `save_songs`) file; a folder of `.txt` files, one song each; or "-", a CSV or JSON Lines on
+    standard input. Text is UTF-8, or UTF-16 with a byte order mark. Case does not matter in column names, and Kaggle's
+    `seq`, `song` and `label` mean `lyrics`, `title` and `valence`. A column `row`, or an unnamed first one, numbers the
+    rows; a row without a whole number there gets its position. `artist` and `title`, where not `needed`, may be absent.
     Raises `LyricsError` if the file cannot be read, has no rows, lacks a column, or has a row longer than its header.
-
-    Args:
-        path: a `.csv` or `.tsv` (comma, semicolon or tab), `.json` (list of records or dict of columns), `.jsonl`,
-            `.xlsx` or `.pkl` (see `save_songs`) file; a folder of `.txt` files, one song each; or "-", a CSV or JSON
-            Lines on standard input. Text is UTF-8, or UTF-16 with a byte order mark.
-        needed: columns that must be there; `artist` and `title` are filled with "" where they are not needed.
     """
     return next(read_blocks(path, None, needed))
 
@@ -71,8 +62,7 @@ def read_blocks(path: str | Path, rows: int | None, needed: Sequence[str] = COLU
         raise LyricsError(f"{path}: '{kind}' is not a kind of song table. Use {KINDS}, or a folder of .txt files.")
     if path.is_file() and kind == ".pkl":
         table = load_songs(path, needed)
-        rows = rows or len(table)
-        yield from (table[n : n + rows].reset_index(drop=True) for n in range(0, len(table), rows))
+        yield from (table[n:][:rows].reset_index(drop=True) for n in range(0, len(table), rows or len(table)))
         return
     records = _read_records(path, kind, source)
     try:
@@ -101,8 +91,7 @@ def _read_records(path: Path, kind: str, source: str | Path) -> Iterator[dict]:
             yield dict(zip(names, cells, strict=True))
     else:
         lines = dropwhile(str.isspace, _read_lines(path, source))
-        header = next(lines, "")
-        lines = chain([header], lines)
+        lines = chain([header := next(lines, "")], lines)
         if kind == ".json":
             content = json.loads("".join(lines))
             records = pd.DataFrame(content, dtype=object).to_dict("records") if isinstance(content, dict) else content
@@ -202,56 +191,52 @@ class CleaningReport(NamedTuple):
 
     def __str__(self) -> str:
         reasons = "".join(f"\n  {count:>7,}  {reason}" for reason, count in self.counts.items())
-        kept, dropped = f"{self.rows_kept:,} songs kept", f"{len(self.dropped):,} rows accounted for"
-        return f"{self.rows_in:,} rows in, {kept}, {dropped}{reasons}"
+        rows_in, kept, dropped = self.rows_in, self.rows_kept, len(self.dropped)
+        return f"{rows_in:,} rows in, {kept:,} songs kept, {dropped:,} rows accounted for{reasons}"
 
 
 def clean_songs(songs: pd.DataFrame) -> tuple[pd.DataFrame, CleaningReport]:
     """Normalise the text, drop rows that cannot be used, and merge rows with the same words into one song.
 
     Rows are dropped, in this order, for lyrics that are missing, empty, or not text (no letter in them), for a valence
-    that is missing, not a number, or outside 0 to 1, and for lyrics that are not English. Rows whose words agree, case
-    and punctuation aside, become one song: its valence is their mean, and its columns `valences` and `artists` keep the
-    individual values, from which the noise ceiling is estimated. All else is that of the first such row. The input is
-    not modified, and a table that was cleaned before stays as it is. Raises `LyricsError` if no row can be used.
+    that is missing, not a number, or outside 0 to 1, and for lyrics that are not English. Rows whose `words_key` agrees
+    become one song: its valence is their mean, its columns `valences` and `artists` keep the individual values, and all
+    else comes from the first. A table cleaned before stays as it is. Raises `LyricsError` if no row can be used.
     """
     songs = _as_song_table(songs, "song table")
     lyrics = pd.Series([normalise_lyrics(value) for value in songs["lyrics"]], index=songs.index, dtype=object)
-    text = lyrics.map(lambda value: value if isinstance(value, str) else "")
     valence = songs["valence"].map(_number).astype(float)
     reason = pd.Series(None, index=songs.index, dtype=object)
     for name, fails in {
         "lyrics missing": lyrics.isna(),
         "lyrics empty": lyrics.map(lambda value: value == ""),
-        "lyrics not text": ~text.map(lambda value: any(map(str.isalpha, value))),
+        "lyrics not text": ~lyrics.map(has_words),
         "valence missing": songs["valence"].isna(),
         "valence not a number": valence.isna(),
         "valence outside 0 to 1": ~valence.between(0, 1),
     }.items():
         reason[reason.isna() & fails] = name
-    for index in progress(reason.index[reason.isna()], desc="identify language", unit="song", delay=2):
-        if not is_english(text[index]):
-            reason[index] = "lyrics not English"
-
+    to_identify = progress(reason.index[reason.isna()], desc="identify language", unit="song", delay=2)
+    reason.loc[[index for index in to_identify if not is_english(lyrics[index])]] = "lyrics not English"
     named = songs[["artist", "title"]].astype(object)
     named = named.where(named.notna(), "").map(lambda name: normalise_lyrics(str(name)))
-    usable = songs.assign(artist=named["artist"], title=named["title"], lyrics=text, valence=valence)[reason.isna()]
+    usable = songs.assign(**named, lyrics=lyrics[reason.isna()].map(str), valence=valence)[reason.isna()]
     if usable.empty:
         raise LyricsError(f"No usable song among {len(songs)} rows: {reason.value_counts().to_dict()}.")
     words = usable["lyrics"].map(_words_hash)
     reason[usable.index[words.duplicated()]] = "same words as an earlier song (merged)"
-    valences: dict[bytes, list] = {}
-    artists: dict[bytes, list] = {}
+    merged: dict[bytes, tuple[list, list]] = {}
     for key, song in zip(words, usable.to_dict("records"), strict=True):
         earlier = song.get("valences")  # merged by an earlier cleaning, if the song's valence is their mean
         is_list = isinstance(earlier, list) and earlier and all(isinstance(value, float) for value in earlier)
         is_merged = is_list and fmean(earlier) == song["valence"]
-        valences.setdefault(key, []).extend(earlier if is_merged else [song["valence"]])
-        artists.setdefault(key, []).extend(song["artists"] if is_merged else [song["artist"]])
-    kept = usable[~words.duplicated()].reset_index(drop=True).assign(valence=list(map(fmean, valences.values())))
-    kept = kept.assign(valences=list(valences.values()), artists=list(artists.values()))
+        valences, artists = merged.setdefault(key, ([], []))
+        valences += earlier if is_merged else [song["valence"]]
+        artists += song["artists"] if is_merged else [song["artist"]]
+    valences, artists = zip(*merged.values(), strict=True)
+    kept = usable[~words.duplicated()].assign(valence=[*map(fmean, valences)], valences=valences, artists=artists)
     dropped = songs.loc[reason.notna(), ["row", "artist", "title"]].assign(reason=reason.dropna())
-    return kept, CleaningReport(len(songs), len(kept), dropped.reset_index(drop=True))
+    return kept.reset_index(drop=True), CleaningReport(len(songs), len(kept), dropped.reset_index(drop=True))
 
 
 def normalise_lyrics(lyrics: object) -> object:
@@ -259,20 +244,28 @@ def normalise_lyrics(lyrics: object) -> object:
     if not isinstance(lyrics, str):
         return lyrics
     text = lyrics.encode("utf-8", "replace").decode()  # a lone surrogate cannot be tokenized
-    text = CONTROL.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return BLANK_LINES.sub("\n\n", "\n".join(map(str.strip, text.split("\n")))).strip()
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(map(str.strip, text.split("\n")))).strip()
+
+
+def has_words(text: object) -> bool:
+    """Whether it is a text with a letter in it."""
+    return isinstance(text, str) and any(map(str.isalpha, text))
 
 
 def is_english(lyrics: str) -> bool:
     """Whether English is the most likely language, by py3langid (Lui & Baldwin 2012), offline and deterministic."""
-    import py3langid  # some 4,000 songs per second; on 6,424 songs it agreed with the far larger lingua on 99.8%
+    return py3langid.classify(lyrics[:5_000])[0] == "en"  # as the far larger lingua says, for 99.8% of 6,424 songs
 
-    return py3langid.classify(lyrics[:5_000])[0] == "en"
+
+def count_not_english(lyrics: Iterable[str]) -> int:
+    """How many songs are not in English; texts of less than twelve words are too short to tell."""
+    return sum(not is_english(text) for text in lyrics if len(text.split()) >= 12)
 
 
 def words_key(lyrics: str) -> str:
     """The words of a song, case, punctuation and spacing aside: equal for two copies of the same lyrics."""
-    return " ".join(NOT_WORDS.sub("", unicodedata.normalize("NFKC", lyrics).casefold()).split())
+    return " ".join(re.sub(r"[^\w\s]|_", "", unicodedata.normalize("NFKC", lyrics).casefold()).split())
 
 
 def _words_hash(lyrics: str) -> bytes:
@@ -289,10 +282,8 @@ def artist_key(name: object) -> str:
 
 def fingerprint_songs(songs: pd.DataFrame) -> str:
     """SHA-256 of the songs' words and valences, in their order."""
-    digest = hashlib.sha256()
-    for lyrics, valence in zip(songs["lyrics"], songs["valence"], strict=True):
-        digest.update(_words_hash(lyrics) + f"{valence:.6g}".encode())
-    return digest.hexdigest()
+    cells = zip(songs["lyrics"], songs["valence"], strict=True)
+    return hashlib.sha256(b"".join(_words_hash(text) + b"%.6g" % valence for text, valence in cells)).hexdigest()
 
 
 class Split(NamedTuple):
@@ -304,20 +295,15 @@ class Split(NamedTuple):
 
 
 def split_songs(songs: pd.DataFrame, seed: int = 42, fractions=(0.8, 0.1, 0.1), by: str = "artist") -> Split:
-    """Split a cleaned song table into train, validation and test.
+    """Split a cleaned song table into train, validation and test, whose shares are `fractions`, adding up to 1.
 
+    By "artist", a hash of the seed and `artist_key` gives each artist one side in all tables, so the fractions hold in
+    expectation. "song" draws songs one by one. "stored" reads the column `split`; a song without one is left out.
     Raises `LyricsError` if two songs have the same words, an argument makes no sense, or a side would be empty.
-
-    Args:
-        fractions: shares of train, validation and test, adding up to 1.
-        by: "artist" gives each artist a side by a hash of the seed and `artist_key`, so that an artist is on the same
-            side in every table; the fractions then hold in expectation. "song" draws songs one by one. "stored" reads
-            the side of each song from the table's column `split`; a song without one is left out.
     """
     hashes = songs["lyrics"].map(_words_hash)
-    if hashes.duplicated().any():
-        first = songs.loc[hashes.duplicated(), "row"].iloc[0]
-        raise LyricsError(f"row {first} has the same words as an earlier row: run clean_songs before split_songs.")
+    if again := songs.loc[hashes.duplicated(), "row"].tolist():
+        raise LyricsError(f"row {again[0]} has the same words as an earlier row: run clean_songs before split_songs.")
     if by == "stored" and "split" in songs.columns:
         sides = songs["split"].to_numpy(dtype=object)
         if unknown := set(songs["split"].dropna()).difference(Split._fields):
@@ -331,24 +317,18 @@ def split_songs(songs: pd.DataFrame, seed: int = 42, fractions=(0.8, 0.1, 0.1), 
         numbers = [int(hashlib.sha256(f"{seed} {key}".encode()).hexdigest()[:12], 16) / 16**12 for key in keys]
         sides = np.array(Split._fields)[np.searchsorted(np.cumsum(fractions)[:2], numbers, side="right")]
     else:
-        sides = _draw_sides(len(songs), seed, fractions)
+        from sklearn.model_selection import train_test_split
+
+        sides, rest = np.full(len(songs), "train", dtype=object), np.arange(len(songs))
+        for side, share in (("test", fractions[2]), ("validation", fractions[1] / (1 - fractions[2]))):
+            with suppress(ValueError):  # too few songs: they stay in "train"
+                rest, drawn = train_test_split(np.sort(rest), test_size=share, random_state=seed)
+                sides[drawn] = side
     split = Split(*(songs[sides == side].reset_index(drop=True) for side in Split._fields))
     if empty := [side for side, table in split._asdict().items() if table.empty]:
         advice = "Give more songs or artists, another seed, by='song', or by='stored' with a column 'split'."
         raise LyricsError(f"{len(songs):,} songs leave {' and '.join(empty)} empty. {advice}")
     return split
-
-
-def _draw_sides(count: int, seed: int, fractions: Sequence[float]) -> np.ndarray:
-    """The side of each of `count` songs, drawn at random; all stay in "train" where they are too few."""
-    from sklearn.model_selection import ShuffleSplit
-
-    sides, rest = np.full(count, "train", dtype=object), np.arange(count)
-    for side, share in (("test", fractions[2]), ("validation", fractions[1] / (1 - fractions[2]))):
-        with suppress(ValueError):
-            kept, drawn = next(ShuffleSplit(n_splits=1, test_size=share, random_state=seed).split(rest))
-            sides[rest[drawn]], rest = side, rest[np.sort(kept)]
-    return sides
 
 
 def save_songs(songs: pd.DataFrame, path: str | Path) -> None:
@@ -357,25 +337,20 @@ def save_songs(songs: pd.DataFrame, path: str | Path) -> None:
     Raises `LyricsError` if a column holds anything but text, numbers or lists of them, or writing fails.
     """
     try:  # through JSON, so that only plain builtins remain and no two values share one object
-        text = json.dumps({name: songs[name].tolist() for name in songs.columns}, ensure_ascii=False)
-        columns = json.loads(text.encode())
+        columns = json.loads(json.dumps(songs.to_dict("list"), ensure_ascii=False).encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise LyricsError(f"{path}: a song pickle holds text, numbers and lists of them only ({error}).") from error
     with atomic_write(path) as temporary:
         temporary.write_bytes(pickle.dumps({"format": FORMAT, "version": VERSION, "columns": columns}, protocol=4))
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(pickle.Unpickler):  # see "Restricting Globals" in Python's documentation of pickle
     def find_class(self, module, name):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 def load_songs(path: str | Path, needed: Sequence[str] = COLUMNS) -> pd.DataFrame:
-    """Read a pickle that `save_songs` wrote, without ever running code from it.
-
-    Every opcode is checked against the few that plain builtins need before anything is loaded, and the unpickler
-    refuses every global besides (see the section "Restricting Globals" of Python's pickle documentation).
-    """
+    """Read a pickle that `save_songs` wrote. Code in it never runs: only opcodes of plain builtins are loaded."""
     path = Path(path)
     if not path.is_file():
         raise LyricsError(f"{path}: no such file. Give the path of a song pickle.")

@@ -21,30 +21,23 @@ WAY_OUT = "Try again later, or set LYRICS_DATA to the path of a song table on th
 def load_source(profile) -> pd.DataFrame:
     """Read the songs of a `Profile` as they are in their source: `clean_songs` comes next, then `draw_songs`.
 
-    The source "sample" is the file shipped with this repository. For the others, the song table that the environment
-    variable `LYRICS_DATA` names is read if it is set; otherwise "subset" is downloaded from GitHub (2.7 MiB) and
-    "kaggle" through kagglehub, once, and kept on this machine.
-
-    Raises:
-        LyricsError: the file is missing or not a song table, or the download failed.
+    "sample" is the file in this repository. "subset" (2.7 MiB, from GitHub) and "kaggle" (through kagglehub) are
+    downloaded once and kept, unless the environment variable `LYRICS_DATA` names a song table to read instead. Raises
+    `LyricsError` if the file is missing or not a song table, or the download failed.
     """
-    finders = {"sample": _find_sample, "subset": _find_subset, "kaggle": _find_kaggle}
+    finders = {"sample": lambda: SAMPLE, "subset": _find_subset, "kaggle": _find_kaggle}
     if profile.source not in finders:
         raise LyricsError(f"source={profile.source!r} of profile {profile.name!r}: use one of {', '.join(finders)}.")
-    given = os.environ.get("LYRICS_DATA")
-    if not given or profile.source == "sample":
-        return read_songs(finders[profile.source]())
-    if not Path(given).exists():
+    if profile.source == "sample" and not SAMPLE.is_file():
+        raise LyricsError(f"{SAMPLE}: missing. Install lyric_utils in place, from a clone: pip install -e .")
+    given = os.environ.get("LYRICS_DATA") if profile.source != "sample" else None
+    if given and not Path(given).exists():
         raise LyricsError(f"LYRICS_DATA={given}: no such file. Correct the path, or unset it to download the songs.")
-    return read_songs(given)
+    return read_songs(given or finders[profile.source]())
 
 
 def draw_songs(songs: pd.DataFrame, count: int | None, seed: int) -> pd.DataFrame:
-    """Draw `count` songs (None: all) from a cleaned table, keeping its order; same table and seed, same songs.
-
-    Raises:
-        LyricsError: the table has fewer songs than that, or `count` is below 1.
-    """
+    """Draw `count` songs (None: all) from a cleaned table, keeping its order; same table and seed, same songs."""
     if count is None:
         return songs
     if not 1 <= count <= len(songs):
@@ -57,22 +50,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LYRICS_CACHE") or Path.home() / ".cache" / "lyric_utils").expanduser()
 
 
-def _find_sample() -> Path:
-    if not SAMPLE.is_file():
-        raise LyricsError(f"{SAMPLE}: missing. Install lyric_utils in place, from a clone: pip install -e .")
-    return SAMPLE
-
-
 def _find_subset() -> Path:
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
-    name = SUBSET_URL.rsplit("/", 1)[1]
-    store = pooch.create(
-        cache_folder(), "", registry={name: f"sha256:{SUBSET_SHA256}"}, urls={name: SUBSET_URL}, retry_if_failed=2
-    )
+    site, name = SUBSET_URL.rsplit("/", 1)
+    store = pooch.create(cache_folder(), site, registry={name: f"sha256:{SUBSET_SHA256}"}, retry_if_failed=2)
     try:
-        with progress(desc="download", total=1, unit="B", unit_scale=True) as bar:  # the server tells the true total
+        with progress(desc="download", total=1, unit="B", unit_scale=True, delay=1) as bar:  # pooch sets the total
             return Path(store.fetch(name, downloader=pooch.HTTPDownloader(progressbar=bar)))
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError
         raise LyricsError(f"{SUBSET_URL}: not downloaded ({type(error).__name__}: {error}). {WAY_OUT}") from error

@@ -29,26 +29,23 @@ def main() -> None:
 
 def train_profile(profile, arguments: argparse.Namespace) -> None:
     """Every process goes through the whole pipeline, so all know the same songs; the first alone prints and writes."""
-    if arguments.model not in profile.recipes:
-        names = ", ".join(profile.recipes)
-        raise lu.LyricsError(f"{arguments.model!r} is not a recipe of profile {profile.name}: use one of {names}.")
+    if arguments.model not in (recipes := profile.recipes):
+        raise lu.LyricsError(f"{arguments.model!r} is not a recipe of {profile.name}: use one of {', '.join(recipes)}.")
     from lyric_utils.checkpoints import SHIPPED, check_target
     from lyric_utils.pipeline import RUNS, prepare, resume_file_of, save_trained, train_model
     from lyric_utils.training import start_accelerator
 
-    recipe = profile.recipes[arguments.model]
+    recipe = recipes[arguments.model]
     folder = arguments.out or RUNS / profile.name / arguments.model
     if SHIPPED in folder.resolve().parents:
         raise lu.LyricsError(f"{folder}: shipped checkpoints are not overwritten. Give another folder with --out.")
     check_target(folder)
     resume_file = resume_file_of(folder)
     if resume_file.is_file() and not arguments.resume:
-        ways_out = "Add --resume to go on with it, or delete this file to start anew."
-        raise lu.LyricsError(f"{resume_file}: the state of a training that was stopped. {ways_out}")
+        raise lu.LyricsError(f"{resume_file}: left by a stopped training. Add --resume, or delete it to start anew.")
     accelerator = start_accelerator()
     if accelerator.is_main_process:
-        remove_leftovers(folder)
-        remove_leftovers(resume_file)
+        remove_leftovers(folder)  # and those of the resume file, whose name begins with the folder's
     with accelerator.main_process_first(), redirect_stdout(sys.stdout if accelerator.is_main_process else None):
         data = prepare(profile, adapted_layers=recipe.adapted_layers)  # the first process fills the caches
     trained = train_model(recipe, data, arguments.seed, resume_file)

@@ -1,11 +1,8 @@
 """One training loop for all models: short enough to read, on Hugging Face accelerate.
 
-accelerate brings device placement, mixed precision and several processes. The loop is written out because three things
-it does are not those of a ready-made trainer: a step counts songs while memory is bounded by tokens, a song's chunks
-stay together, and a run killed at any moment goes on to bitwise the same parameters.
-
-Under `accelerate launch` or `torchrun` the processes share the songs of every step and PyTorch sums their gradients:
-the step is the one that a single process would take.
+It is written out because a ready-made trainer does not do three things: a step counts songs while memory is bounded by
+tokens, a song's chunks stay together, and a run killed at any moment goes on to bitwise the same parameters. Under
+`accelerate launch` or `torchrun` the processes share the songs of every step, which is that of a single process.
 """
 
 import hashlib
@@ -69,8 +66,7 @@ def fit(
     """Train a model by its recipe, from its start, and leave it at its best validation epoch.
 
     Data order and dropout depend on the model's seed and the epoch alone. After every epoch the whole state is written
-    to `resume_file`, in one rename; a run that finds the file there goes on from it and ends bitwise as if it had not
-    been interrupted. Several processes all end with the same parameters and history; the first of them writes the file.
+    to `resume_file`; a run that finds the file goes on from it and ends bitwise as if it had not been interrupted.
 
     Args:
         initialise: how `init="kernel"` sets the head, from the pooled vectors and targets of the training songs.
@@ -105,20 +101,18 @@ def fit(
         for epoch in range(len(run.history), recipe.epochs):
             started, loss_sum = time.perf_counter(), 0.0
             wrapped.train()
-            torch.manual_seed(_seed_of(model.seed, epoch, accelerator.process_index))
+            seeds = np.random.SeedSequence([model.seed, epoch, accelerator.process_index])
+            torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
             order = np.random.default_rng([model.seed, epoch]).permutation(count)
             for step, songs in enumerate(np.array_split(order, steps)):
                 set_learning_rate(optimizer, recipe, (epoch * steps + step) / (recipe.epochs * steps))
                 loss_sum += train_step(accelerator, wrapped, optimizer, train_set, songs, precision) * len(songs)
                 bar.update(len(songs))
             scores = score_songs(model, validation_set.inputs, accelerator)
-            run.record(
-                epoch=epoch + 1,
-                train_loss=sum(gather_object([loss_sum])) / count,
-                validation_mse=float(np.mean((scores - validation_set.valence) ** 2)),
-                seconds=time.perf_counter() - started,
-            )
-            bar.set_postfix(validation_mse=f"{run.history[-1]['validation_mse']:.4f}")
+            line = {"epoch": epoch + 1, "train_loss": sum(gather_object([loss_sum])) / count}
+            line["validation_mse"] = float(np.mean((scores - validation_set.valence) ** 2))
+            run.record(line | {"seconds": time.perf_counter() - started})
+            bar.set_postfix(validation_mse=f"{line['validation_mse']:.4f}")
     model.copy_parameters(run.best)
     model.eval()
     return run.history
@@ -145,10 +139,8 @@ def train_step(accelerator, model, optimizer, examples: Examples, songs: np.ndar
         with accelerator.no_sync(model) if batch is not batches[-1] else nullcontext():
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 scores = model(*read_batch(inputs, indices, accelerator.device)).float()
-            if recipe.loss_on == "song":
-                errors = average_by_song(scores, song_index) - valence
-            else:
-                errors = scores - valence[song_index]
+            by_song = recipe.loss_on == "song"
+            errors = average_by_song(scores, song_index) - valence if by_song else scores - valence[song_index]
             loss = errors.square().sum() / counted
             accelerator.backward(loss * accelerator.num_processes)
         loss_of_step += loss.item()
@@ -161,8 +153,7 @@ def train_step(accelerator, model, optimizer, examples: Examples, songs: np.ndar
 
 def start_accelerator() -> Accelerator:
     """This process's device, and its connection to the others that `accelerate launch` or `torchrun` started."""
-    waits = InitProcessGroupKwargs(timeout=PATIENCE)
-    return Accelerator(cpu=best_device() == "cpu", kwargs_handlers=[waits])
+    return Accelerator(cpu=best_device() == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
 
 
 def has_fast_bfloat16() -> bool:
@@ -191,10 +182,6 @@ def set_learning_rate(optimizer, recipe: Recipe, done: float) -> None:
         group["lr"] = group["peak"] * factor
 
 
-def _seed_of(seed: int, epoch: int, process: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch, process]).generate_state(1, np.uint64)[0] >> 1)
-
-
 def _fingerprint(model: SongRegressor, train_set: Examples, validation_set: Examples) -> str:
     digest = hashlib.sha256(json.dumps([asdict(model.recipe), model.seed, hash_encoder(model.encoder)]).encode())
     for examples in (train_set, validation_set):
@@ -213,7 +200,7 @@ class _Run:
         if file:
             self._load()
 
-    def record(self, **epoch) -> None:
+    def record(self, epoch: dict) -> None:
         self.history.append(epoch)
         parameters = {name: values.detach() for name, values in self.model.trainable_parameters().items()}
         if epoch["validation_mse"] == min(line["validation_mse"] for line in self.history):

@@ -263,6 +263,9 @@ def test_the_stored_split_is_kept(sample, tmp_path, monkeypatch):
     problem = methods.load_problem.__wrapped__("artist")
     sides = {"train": problem.train, "validation": problem.validation, "test": problem.held}
     assert {name: problem.songs["row"].iloc[side].tolist() for name, side in sides.items()} == stored
+    anew = methods.load_problem.__wrapped__("song")
+    stored = json.loads((tmp_path / "split_rows.json").read_text())
+    assert stored["song"]["test"] == anew.songs["row"].iloc[anew.held].tolist()
     data = replace(problem, features=lambda _: lu.extract_features(problem.encoder, problem.chunks)).data(4)
     assert len(data.features["test"].pooled("mean")) == len(data.split.test) == len(data.chunks["test"].per_song) == 2
 

@@ -112,7 +112,6 @@ def test_one_song_per_artist_is_the_same_as_no_groups():
     [
         lambda seed: evaluation.score_with_intervals(*simulate(), seed=seed).to_numpy().tolist(),
         lambda seed: evaluation.paired_difference(*simulate(), np.full(400, 0.5), seed=seed),
-        lambda seed: evaluation.noise_ceiling([[0.1], [0.5, 0.6], [0.8, 0.7], [0.3], [0.2, 0.4]], seed=seed),
     ],
 )
 def test_a_seed_fixes_the_interval(function):
@@ -152,57 +151,6 @@ def test_paired_difference_sees_what_separate_intervals_hide():
     assert separate[0]["high"] > separate[1]["low"]
     swapped = evaluation.paired_difference(truth, prediction, better)
     assert swapped == pytest.approx((-difference.value, -difference.high, -difference.low))
-
-
-def simulate_texts(texts=6000, spread=0.2, noise=0.1, seed=0):
-    """Every fifth text has two recordings, every tenth three; the true ceiling is spread² / (spread² + noise²)."""
-    random = np.random.default_rng(seed)
-    counts = np.where(np.arange(texts) % 5 == 0, 2, 1) + (np.arange(texts) % 10 == 0)
-    means = random.normal(0.5, spread, texts)
-    return [random.normal(mean, noise, count).tolist() for mean, count in zip(means, counts, strict=True)]
-
-
-def test_noise_ceiling_recovers_the_simulated_value():
-    ceiling = evaluation.noise_ceiling(simulate_texts())
-    assert ceiling.value == pytest.approx(0.8, abs=0.02)
-    assert ceiling.low < 0.8 < ceiling.high
-
-
-def test_noise_ceiling_by_hand():
-    valences = [[0.2, 0.4], [0.9], [0.1], [0.7, 0.7, 0.4]]
-    within = (0.02 + 0.06) / (1 + 2)
-    expected = 1 - within / np.var(np.concatenate(valences), ddof=1)
-    assert evaluation.noise_ceiling(valences).value == pytest.approx(expected)
-
-
-def test_noise_ceiling_counts_an_artist_once_per_text():
-    valences = [[0.2, 0.4, 0.9], [0.9, 0.8], [0.1]]
-    artists = [["a", "a", "b"], ["c", "c"], ["a"]]
-    merged = [[0.3, 0.9], [0.85], [0.1]]
-    expected, ceiling = evaluation.noise_ceiling(merged), evaluation.noise_ceiling(valences, artists)
-    assert ceiling == pytest.approx(expected)
-
-
-def test_noise_ceiling_with_different_artists_changes_nothing():
-    valences = simulate_texts(300)
-    artists = [[f"artist {number}" for number in range(len(values))] for values in valences]
-    assert evaluation.noise_ceiling(valences, artists) == pytest.approx(evaluation.noise_ceiling(valences))
-
-
-def test_mood_class_puts_an_edge_into_the_upper_mood():
-    assert evaluation.mood_class([0, 0.2499, 0.25, 0.5, 0.74, 0.75, 1]).tolist() == [0, 0, 1, 2, 2, 3, 3]
-    assert evaluation.mood_class([0.4, 0.6], edges=(0.5,)).tolist() == [0, 1]
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
-def test_class_scores_agree_with_a_count_by_hand(pairs):
-    truth, predicted = np.array(pairs).T
-    scores = evaluation.class_scores(truth, predicted)
-    f1 = [
-        2 * ((truth == c) & (predicted == c)).sum() / ((truth == c).sum() + (predicted == c).sum())
-        for c in np.union1d(truth, predicted)
-    ]
-    assert scores == pytest.approx({"accuracy": (truth == predicted).mean(), "macro_f1": np.mean(f1)})
 
 
 @given(PAIRS)
@@ -249,16 +197,6 @@ def test_calibration_has_equal_bins_ordered_by_prediction():
         (lambda: evaluation.score_with_intervals([0.1, 0.2], [0.1, 0.2], level=95), "level"),
         (lambda: evaluation.score_with_intervals([0.1, 0.2], [0.1, 0.2], resamples=0), "resample"),
         (lambda: evaluation.paired_difference([0.1, 0.2], [0.1, 0.2], [0.1]), "reference"),
-        (lambda: evaluation.noise_ceiling([]), "valences"),
-        (lambda: evaluation.noise_ceiling([0.1, 0.2]), "valences"),
-        (lambda: evaluation.noise_ceiling([[0.1], []]), "valences"),
-        (lambda: evaluation.noise_ceiling([[0.1], [0.2]]), "two recordings"),
-        (lambda: evaluation.noise_ceiling([[0.1, 0.3], [0.2]], [["a", "a"], ["b"]]), "two recordings"),
-        (lambda: evaluation.noise_ceiling([[0.1, 0.3], [0.2]], [["a"], ["b"]]), "artists"),
-        (lambda: evaluation.noise_ceiling([[0.1, 0.3], [0.2]], [["a", None], ["b"]]), "artists"),
-        (lambda: evaluation.mood_class([np.nan]), "valence"),
-        (lambda: evaluation.class_scores([0, 1], [0]), "lengths"),
-        (lambda: evaluation.class_scores([0, 1], [0, 0.5]), "whole"),
         (lambda: evaluation.error_by_bin([0.1], [0.1], [5], [0, 1]), "outside"),
         (lambda: evaluation.error_by_bin([0.1], [0.1], [5], [9, 1]), "increasing"),
         (lambda: evaluation.calibration([0.1], [0.1], bins=2), "bins"),

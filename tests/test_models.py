@@ -112,6 +112,13 @@ def test_prediction_is_one_score_per_song_within_0_and_1(model):
         model.predict(SONGS[0])
 
 
+def test_songs_that_are_not_english_are_scored_with_one_warning_that_counts_them(model):
+    french = "Je ne regrette rien de ce que nous avons vécu ensemble sous la pluie de novembre"
+    with pytest.warns(UserWarning, match="1 of 4 songs are not in English") as warned:
+        assert len(model.predict([*SONGS, french])) == 4
+    assert len(warned) == 1
+
+
 def test_long_song_scores_the_mean_of_its_chunks(tiny_encoder):
     lora = disturb(lu.build_model(tiny_encoder, LORA_TUNED)).eval()
     chunks = lu.chunk_lyrics([SONGS[1]], tiny_encoder.tokenizer)

@@ -231,10 +231,12 @@ def test_interrupted_standard_input_leaves_nothing(table, checkpoint, tmp_path, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(predict, "_score_block", interrupted)
-    monkeypatch.setattr(sys, "argv", ["predict", "-", "--model", str(checkpoint), "--out", str(tmp_path / "scored.csv")])
-    with open(table) as file, pytest.raises(SystemExit) as stopped:
+    command = ["predict", "-", "--model", str(checkpoint), "--out", str(tmp_path / "scored.csv")]
+    monkeypatch.setattr(sys, "argv", command)
+    with open(table) as file:
         monkeypatch.setattr(sys, "stdin", file)
-        predict.main()
+        with pytest.raises(SystemExit) as stopped:
+            predict.main()
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "\ninterrupted: nothing is kept.\n"
     assert [path.name for path in tmp_path.iterdir()] == ["songs.csv"]

@@ -55,6 +55,7 @@ def notebook():
     content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(COUNT)])
     client = NotebookClient(content, kernel_name="python3", timeout=60)
     with client.setup_kernel(env=os.environ | {"PYTHONPATH": str(ROOT)}):
+
         def run(answers):
             client.kc.allow_stdin = answers
             return client.execute_cell(content.cells[0], 0).outputs

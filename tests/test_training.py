@@ -1,6 +1,5 @@
 """What a user relies on in training: it learns, by the recipe, only what should, and survives being stopped."""
 
-import textwrap
 from dataclasses import replace
 
 import numpy as np
@@ -31,14 +30,15 @@ VALENCE = np.array([0.8, 0.05, 0.95, 0.15, 0.9, 0.1])
 
 def examples_for(model, songs=SONGS, valence=VALENCE):
     chunks, recipe = lu.chunk_lyrics(songs, model.encoder.tokenizer), model.recipe
-    features = EncoderFeatures(None, *encode_chunks(model.encoder, chunks, recipe.adapted_layers), chunks.song_index)
+    features = EncoderFeatures(None, encode_chunks(model.encoder, chunks, recipe.adapted_layers), chunks.song_index)
     pooled = features.pooled(recipe.pooling, recipe.pooled_layers)
     return Examples(model.inputs_from_chunks(chunks), np.asarray(valence, float), pooled)
 
 
 def train(model, **options):
     """The history, without the seconds, of a training on the songs above."""
-    history = fit(model, examples_for(model), examples_for(model), **options)
+    examples = examples_for(model)
+    history = fit(model, examples, examples, **options)
     return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
 
 
@@ -256,44 +256,31 @@ def test_examples_soften_the_training_side_only(sample_data):
 # ---------------------------------------------------------------- stopped and resumed
 
 
-RUN = textwrap.dedent("""
-    import os, signal, sys
-    from conftest import make_tiny_encoder
-    from test_training import *
+KILLED = """
+import os, signal, sys
+from conftest import make_tiny_encoder
+from test_training import *
 
-    def run(tiny_encoder, resume_file, kill_after=None):
-        model = lu.build_model(tiny_encoder, quick(LORA_TUNED, init="kernel", epochs=4))
-        if kill_after is not None:
-            record = training._Run.record
-            def dying_record(self, **epoch):
-                if len(self.history) == kill_after:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                record(self, **epoch)
-            training._Run.record = dying_record
-        return model, train(model, resume_file=resume_file)
-""")
+def score_or_die(*arguments, calls=[]):
+    calls.append(arguments)
+    return os.kill(os.getpid(), signal.SIGKILL) if len(calls) == 3 else score_songs(*arguments)
+
+training.score_songs = score_or_die
+train(lu.build_model(make_tiny_encoder(), KILLED_RECIPE), resume_file=sys.argv[1])
+"""
+KILLED_RECIPE = quick(LORA_TUNED, init="kernel", epochs=4)
 
 
 def test_killed_run_resumes_to_the_same_parameters(tiny_encoder, tmp_path):
+    """Killed in its third epoch, so that two are kept."""
     file = tmp_path / "run.resume.pt"
-    killed = run_python("-c", RUN + "run(make_tiny_encoder(), sys.argv[1], kill_after=2)", file)
+    killed = run_python("-c", KILLED, file)
     assert killed.returncode == -9, killed.stderr
     assert file.is_file()
-
-    namespace = {}
-    exec(RUN, namespace)
-    resumed, resumed_history = namespace["run"](tiny_encoder, file)
-    whole, whole_history = namespace["run"](tiny_encoder, None)
-    assert resumed_history == whole_history
+    resumed, whole = (lu.build_model(tiny_encoder, KILLED_RECIPE) for _ in range(2))
+    history = train(resumed, resume_file=file, initialise=lambda *_: pytest.fail("started anew"))
+    assert history == train(whole)
     assert_same(resumed.trainable_parameters(), whole.trainable_parameters())
-
-
-def test_a_resumed_run_initialises_no_head(tiny_encoder, tmp_path):
-    file = tmp_path / "run.resume.pt"
-    model, resumed = (lu.build_model(tiny_encoder, quick(LORA_TUNED, init="kernel")) for _ in range(2))
-    history = train(model, resume_file=file, initialise=lambda *_: None)
-    assert train(resumed, resume_file=file, initialise=lambda *_: pytest.fail("called")) == history
-    assert_same(resumed.trainable_parameters(), model.trainable_parameters())
 
 
 def test_state_of_another_run_is_refused(tiny_encoder, tmp_path):
@@ -312,12 +299,12 @@ def test_damaged_state_is_refused(tiny_encoder, tmp_path):
     """Whichever bit it is that changed."""
     file = tmp_path / "run.resume.pt"
     model = lu.build_model(tiny_encoder, quick(BASELINE))
-    history, content = train(model, resume_file=file), file.read_bytes()
+    history, content, examples = train(model, resume_file=file), file.read_bytes(), examples_for(model)
     flipped = [flip_bit(content, position) for position in range(0, len(content), len(content) // 20)]
     for damaged in [b"", content[:100], content[:-1], content + b"x", b"another file" * 100, *flipped]:
         file.write_bytes(damaged)
         with pytest.raises(lu.LyricsError, match=r"run\.resume\.pt: a damaged training state.*Delete it"):
-            train(model, resume_file=file)
+            fit(model, examples, examples, resume_file=file)
         assert file.read_bytes() == damaged
     file.write_bytes(content)
     assert train(model, resume_file=file) == history

@@ -1,10 +1,9 @@
 """How the recipe was chosen: LYRICS_DATA=songs.csv python -m benchmarks.quality.ablations [NAME ...]
 
-Everything is measured on the training and validation songs of the subset profile, in five folds by artist; the test
-songs play no part. What is read (words, pooling, layers, blends) takes minutes for all folds. A change to LoRA is one
-training on one fold, to be read with care; most change an earlier recipe, whose head started at ridge regression and
-whose teachers were word TF-IDF and one frozen layer. Without names everything runs, some hours on two cores; results go
-to results/ablations.json, and what is there already is not run again.
+Measured on the five folds by artist of `load_folds`; the test songs play no part. What is read (words, pooling, layers,
+blends) takes minutes for all folds. A change to LoRA is one training on one fold, to be read with care; most change an
+earlier recipe, whose head started at ridge regression and whose teachers were word TF-IDF and one frozen layer. Results
+go to results/ablations.json; what is there already is not run again.
 """
 
 import sys
@@ -167,9 +166,8 @@ def train_lora(method: Method) -> dict[str, object]:
     problem, averages = load_folds()[FOLD_OF_LORA], {}
 
     def update(optimizer, *_) -> None:
-        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
-            average = averages.setdefault(parameter, parameter.detach().clone())
-            average.lerp_(parameter.detach(), 1 - DECAY)
+        for values in (values for group in optimizer.param_groups for values in group["params"]):
+            averages.setdefault(values, values.detach().clone()).lerp_(values.detach(), 1 - DECAY)
 
     hook = register_optimizer_step_post_hook(update)
     model, history, _ = method.train(problem)

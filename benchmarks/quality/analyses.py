@@ -11,16 +11,17 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import curve_fit
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, f1_score
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import lyric_utils as lu
 from benchmarks.common import write_json
+from benchmarks.quality.ceiling import noise_ceiling
 from benchmarks.quality.measure import CHECKPOINTS, CURVE
 from benchmarks.quality.methods import METHODS, RESULTS, Problem, load_problem, read_predictions, saved_in
-from lyric_utils import evaluation
+from lyric_utils.evaluation import resample_sums
 from lyric_utils.models import score_songs
 
 MOODS = {"4 moods": (0.25, 0.5, 0.75), "6 moods": (1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6)}
@@ -72,16 +73,19 @@ def moods(problem: Problem, predictions: dict[str, np.ndarray]) -> dict[str, dic
     folds = list(GroupKFold(5).split(train, groups=problem.songs["artist"].iloc[train]))
     results = {}
     for name, edges in MOODS.items():
-        truth = evaluation.mood_class(problem.valence, edges)
+        truth = np.digitize(problem.valence, edges)
         head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000))
         head = GridSearchCV(head, {"logisticregression__C": np.logspace(-4, -1, 4)}, cv=folds)
         head.fit(vectors[train], truth[train])
         largest = np.full(len(test), np.bincount(truth[train]).argmax())
         classes = {"largest class": largest, "classifier head": head.predict(vectors[test])}
-        classes |= {method: evaluation.mood_class(values, edges) for method, values in predictions.items()}
+        classes |= {method: np.digitize(values, edges) for method, values in predictions.items()}
         results[name] = {
-            method: evaluation.class_scores(truth[test], predicted)
-            | {"confusion": confusion_matrix(truth[test], predicted, labels=range(len(edges) + 1)).tolist()}
+            method: {
+                "accuracy": float(np.mean(truth[test] == predicted)),
+                "macro_f1": float(f1_score(truth[test], predicted, average="macro", zero_division=0)),
+                "confusion": confusion_matrix(truth[test], predicted, labels=range(len(edges) + 1)).tolist(),
+            }
             for method, predicted in classes.items()
         }
     return results
@@ -96,20 +100,18 @@ def extrapolate(sizes, truth, predictions, at, artists, resamples: int = 200, se
     """
     if len(sizes) < 4 or len(predictions) != len(sizes):
         raise lu.LyricsError("extrapolate needs four or more sizes, and predictions for each of them.")
-    sizes, truth, rng = np.asarray(sizes, dtype=float), np.asarray(truth), np.random.default_rng(seed)
+    sizes, truth = np.asarray(sizes, dtype=float), np.asarray(truth)
     centred = truth - truth.mean()
     errors = [(np.asarray(prediction) - truth) ** 2 for prediction in predictions]
     terms = pd.DataFrame(np.column_stack([np.ones(len(truth)), centred, centred**2, *errors]))
-    sums = terms.groupby(np.asarray(artists), sort=False).sum().to_numpy()
-    draws = [np.bincount(rng.integers(len(sums), size=len(sums)), minlength=len(sums)) for _ in range(resamples)]
+    draws = resample_sums(terms, artists, resamples, seed)
 
     def law(n, limit, factor, exponent):
         return limit + factor * (n / sizes.min()) ** -exponent
 
     curves = []
-    for weights in [np.ones(len(sums)), *draws]:
-        songs, *total = weights @ sums
-        mean, square, *mse = np.array(total) / songs
+    for sums in [terms.sum().to_numpy(), *draws.to_numpy()]:
+        _, mean, square, *mse = sums / sums[0]
         start, bounds = (min(mse) * 0.8, np.ptp(mse) + 1e-3, 0.3), ([0, 0, 0.01], [min(mse), 1, 2])
         fitted, _ = curve_fit(law, sizes, mse, start, bounds=bounds, maxfev=20_000)
         curves.append(1 - law(np.asarray(at, dtype=float), *fitted) / (square - mean**2))
@@ -129,7 +131,7 @@ def main() -> None:
         curve = extrapolate([*sizes.values()], test["valence"], predictions, LARGER, test["artist"])
         curves[name] = curve.to_dict("index")
     results = {
-        "noise_ceiling": evaluation.noise_ceiling(songs["valences"].tolist(), songs["artists"].tolist())._asdict(),
+        "noise_ceiling": noise_ceiling(songs["valences"].tolist(), songs["artists"].tolist())._asdict(),
         "by_words": by_words(test, shown["LoRA"]),
         "by_chunk": by_chunk(problem, lu.load_model(CHECKPOINTS / "lora", problem.encoder)),
         "moods": moods(problem, shown),

@@ -1,10 +1,9 @@
 """What a larger encoder would give: LYRICS_DATA=songs.csv python -m benchmarks.quality.larger_encoder [FOLDER]
 
-all-mpnet-base-v2, eight times MiniLM's work and trained by the same people for the same purpose, is read as MiniLM is:
-frozen, every distinct token once, by the same ridge regressions, alone and blended with the text. Of its twelve layers
-the last eight are pooled, the share that four of six are; beside it the last four, and all. Measured on the five folds
-and on the test songs; predictions go to results/larger_encoder.csv (no lyrics). The model comes from the Hugging Face
-hub, or from a FOLDER with its files. Killed, this goes on where it was.
+all-mpnet-base-v2, eight times MiniLM's work, is read as MiniLM is: frozen, every distinct token once, by the same ridge
+regressions, alone and blended with the text. Of its twelve layers the last eight are pooled, the share that four of six
+are; beside it the last four, and all. Measured on the five folds and on the test songs; predictions go to
+results/larger_encoder.csv (no lyrics). The model comes from the Hugging Face hub, or from a FOLDER with its files.
 """
 
 import sys

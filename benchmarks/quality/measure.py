@@ -2,9 +2,8 @@
 
 One run fits one method on the training songs of the subset profile and scores the test songs once. Its predictions
 become a column of results/SPLIT.csv (one line per test song, no lyrics), its cost an entry of results/runs.json. What
-is there already is not run again, and a training that was killed goes on from its last epoch. Without names, everything
-runs: all methods and seeds, the random split, the learning curve. A name is a key of runs.json, such as artist/lora-42.
-This is the only program that writes to trained_models/. Afterwards: python -m benchmarks.quality.analyses.
+is there already is not run again, and a training that was killed goes on from its last epoch. A name is a key of
+runs.json, such as artist/lora-42. Only this program writes to trained_models/. Afterwards: benchmarks.quality.analyses.
 """
 
 import sys
@@ -41,12 +40,8 @@ class Run:
     split_by: str = "artist"
 
     @property
-    def column(self) -> str:
-        return methods.column_of(self.method, self.seed, self.songs)
-
-    @property
     def name(self) -> str:
-        return f"{self.split_by}/{self.column}"
+        return f"{self.split_by}/{methods.column_of(self.method, self.seed, self.songs)}"
 
     @property
     def problem(self) -> Problem:
@@ -78,7 +73,8 @@ def measure(run: Run) -> None:
     seconds = max(time.perf_counter() - started, sum(epoch["seconds"] for epoch in trained.history))
     if run == Run(run.method) and run.method in SHIPPED:
         ship(run, trained)
-    methods.write_predictions(run.split_by, table.assign(**{run.column: trained.prediction.round(5)}))
+    table[methods.column_of(run.method, run.seed, run.songs)] = trained.prediction.round(5)
+    methods.write_predictions(run.split_by, table)
     line = {"songs": len(problem.train), "seconds": round(seconds, 1), **cost, "machine": machine()}
     file = methods.RESULTS / "runs.json"
     write_json(file, read_json(file) | {run.name: line})
@@ -95,19 +91,8 @@ def ship(run: Run, trained: Trained) -> None:
     save_trained(trained, data, CHECKPOINTS / run.method)
 
 
-def store_split() -> None:
-    """Write the row numbers of each side, so that anyone with the public table can repeat the splits."""
-    rows = {}
-    for split_by in ("artist", "song"):
-        split = load_problem(split_by).data(4).split
-        rows[split_by] = {name: side["row"].tolist() for name, side in split._asdict().items()}
-    write_json(methods.RESULTS / "split_rows.json", rows, indent=None)
-
-
 def main() -> None:
     """Run what was asked for and has not run yet."""
-    if not (methods.RESULTS / "split_rows.json").is_file():
-        store_split()
     for run in RUNS:
         if run.name not in read_json(methods.RESULTS / "runs.json") and run.name in (sys.argv[1:] or [run.name]):
             measure(run)

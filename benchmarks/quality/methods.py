@@ -131,17 +131,21 @@ METHODS = {
 
 @cache
 def load_problem(split_by: str = "artist") -> Problem:
-    """The subset profile's songs, split by "artist" or "song" as in split_rows.json, or without that, anew."""
+    """The subset profile's songs, split by "artist" or "song" as split_rows.json says; if it does not, it will."""
     import lyric_utils as lu
 
     profile = load_profile("subset")
     songs, _ = lu.clean_songs(lu.load_source(profile))
-    if (file := RESULTS / "split_rows.json").is_file():
-        stored = json.loads(file.read_text())[split_by]
-        songs["split"] = songs["row"].map({row: side for side, rows in stored.items() for row in rows})
-        split = lu.split_songs(songs, by="stored")
+    file = RESULTS / "split_rows.json"
+    stored = json.loads(file.read_text()) if file.is_file() else {}
+    if split_by in stored:
+        sides = {row: side for side, rows in stored[split_by].items() for row in rows}
+        split = lu.split_songs(songs.assign(split=songs["row"].map(sides)), by="stored")
     else:
         split = lu.split_songs(songs, profile.seed, profile.fractions, split_by)
+        stored[split_by] = {side: table["row"].tolist() for side, table in split._asdict().items()}
+        with atomic_write(file) as temporary:
+            temporary.write_text(json.dumps(stored) + "\n")
     songs, encoder = pd.concat(split, ignore_index=True), lu.load_encoder(profile.encoder)
     chunks = lu.chunk_lyrics(songs["lyrics"], encoder.tokenizer)
     sides = np.split(np.arange(len(songs)), np.cumsum([len(side) for side in split])[:-1])

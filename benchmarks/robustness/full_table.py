@@ -1,9 +1,8 @@
 """The pipeline from a table on disk to chunks, at the size of the full Kaggle table.
 
-`python -m benchmarks.robustness.full_table [ROWS ...]` makes tables of 10,000, 40,000 and 158,353 synthetic songs in a
-temporary folder, reads, cleans, splits and chunks each in a process of its own, prints seconds, CPU seconds of all
-threads and peak resident memory of each step, and writes them to results/full_table.json (not with sizes of one's own).
-Goals at full size on two cores: 5 minutes, 2 GiB.
+`python -m benchmarks.robustness.full_table [ROWS ...]` makes tables of 10,000, 40,000 and 158,353 synthetic songs,
+reads, cleans, splits and chunks each in a process of its own, and prints seconds, CPU seconds of all threads and peak
+memory of each step; without ROWS, they go to results/full_table.json. Goals on two cores: 5 minutes, 2 GiB.
 """
 
 import json
@@ -48,7 +47,7 @@ def write_table(path: Path, rows: int) -> None:
 
 def measure(path: Path) -> list[dict]:
     """Go through the pipeline once; one dict per step."""
-    profile, tokenizer = lu.load_profile("paper"), lu.load_encoder("minilm").tokenizer
+    tokenizer = lu.load_encoder("minilm").tokenizer
     steps = [{"step": "start", "rows": 0, "seconds": 0.0, "cpu_seconds": 0.0, "peak_mib": round(peak_memory())}]
 
     def step(name, rows, work):
@@ -59,15 +58,12 @@ def measure(path: Path) -> list[dict]:
         steps.append({"step": name, "rows": rows or len(result), **seconds, "peak_mib": round(peak_memory())})
         return result
 
-    def chunk(split):
-        return [lu.chunk_lyrics(side["lyrics"], tokenizer, profile.max_length, profile.stride) for side in split]
-
     table = step("read", None, lambda: lu.read_songs(path))
     songs, report = step("clean", len(table), lambda: lu.clean_songs(table))
     assert report.rows_in == report.rows_kept + len(report.dropped)
     print(report, file=sys.stderr)
     split = step("split", len(songs), lambda: lu.split_songs(songs))
-    step("chunk", len(songs), lambda: chunk(split))
+    step("chunk", len(songs), lambda: [lu.chunk_lyrics(side["lyrics"], tokenizer) for side in split])
     return steps
 
 

@@ -1,10 +1,9 @@
 """Kill a training at random moments and go on: `python -m benchmarks.robustness.kill_and_resume`.
 
 Trains both models on the sample with the command line, each once without interruption and five times with `kill -9`:
-four times at a random moment, once while the training state is being written, which is proved by the temporary file
-that the killed process leaves behind. Each killed run goes on with `--resume`; its history, seconds aside, and every
-byte of its parameters are compared with those of the uninterrupted run. Prints a line per killed run, writes them to
-results/kill_and_resume.json, and fails if one differs or a temporary file is left.
+four times at a random moment, once while the training state is being written, which the temporary file left behind
+proves. Each killed run goes on with `--resume`; its history, seconds aside, and every byte of its parameters are
+compared with those of the uninterrupted run. Fails if one differs or a temporary file is left.
 """
 
 import json
@@ -23,14 +22,14 @@ from benchmarks.common import ROBUSTNESS, write_json
 
 EPOCHS = {"baseline": 300, "lora": 3}  # enough for some seconds of training
 KILLS = 5
-QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 def train(out: Path, model: str, *options: str, start=subprocess.run, **arguments):
     """Run the command that trains into a folder; `start` and `arguments` say how."""
     command = [sys.executable, "-m", "lyric_utils.train", "--profile", "sample", "--model", model, "--out", out]
     environment = os.environ | {"LYRICS_EPOCHS": str(EPOCHS[model])}
-    return start([*command, *options], env=environment, **QUIET, **arguments)
+    arguments |= {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return start([*command, *options], env=environment, **arguments)
 
 
 def kill_in_write(out: Path, model: str) -> None:

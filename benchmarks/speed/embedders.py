@@ -37,8 +37,7 @@ def make_way(name: str, texts: list[str]) -> Callable[[], np.ndarray]:
     from lyric_utils.features import embed_chunks
 
     encoder = lu.load_encoder()
-    if name in (MEAN, CLS):
-        pooling = "mean" if name == MEAN else "cls"
+    if pooling := {MEAN: "mean", CLS: "cls"}.get(name):
         return lambda: embed_chunks(encoder, lu.chunk_lyrics(texts, encoder.tokenizer), pooling)
     recipe = lu.load_profile("subset").recipes["lora" if name == LORA else "baseline"]
     model = lu.build_model(encoder, recipe).eval()

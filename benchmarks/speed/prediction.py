@@ -11,6 +11,7 @@ import tempfile
 
 import numpy as np
 import torch
+from sklearn.preprocessing import normalize
 
 import lyric_utils as lu
 from benchmarks import common
@@ -35,7 +36,7 @@ def main() -> None:
     ways = {name: make_way(name, texts) for name in WAYS}
     given = {name: way() for name, way in ways.items()}  # warms them up, too
     for name in (SENTENCE_TRANSFORMERS, PIPELINE):  # the one in batches pads, and its mean reads the padding
-        np.testing.assert_allclose(unit(given[name]), unit(given[MEAN]), atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(normalize(given[name]), normalize(given[MEAN]), atol=1e-4, err_msg=name)
     ways[PRODUCT] = common.matrix_product(torch.float32)
     ways[PRODUCT]()
     common.interleave(results, ways, options.rounds)
@@ -51,11 +52,6 @@ def main() -> None:
         row["share_of_float32_limit"] = round(work(name, lengths, encoder) / seconds / limit, 3)
         rows.append(row | {"peak_mib": round(results["peak_mib"][name])})
     results.finish(rows)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """The vectors at length 1, which is what sentence-transformers gives."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def work(name: str, lengths: np.ndarray, encoder) -> int:

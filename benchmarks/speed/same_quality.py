@@ -30,12 +30,12 @@ def main() -> None:
             if str(seed) not in measured.setdefault(way, {}):
                 mse = method.train(problem, seed).history[-1]["validation_mse"]
                 measured[way][str(seed)] = round(mse, 5)
-                results.finish([row_of(name, seeds) for name, seeds in measured.items()])
+                results.finish([row_of(*item) for item in measured.items()])
 
 
 def row_of(way: str, seeds: dict[str, float]) -> dict:
-    row = {"way": way} | {f"seed {seed}": mse for seed, mse in seeds.items()}
-    return row | {"mean": round(sum(seeds.values()) / len(seeds), 5)}
+    mean = round(sum(seeds.values()) / len(seeds), 5)
+    return {"way": way, **{f"seed {seed}": mse for seed, mse in seeds.items()}, "mean": mean}
 
 
 if __name__ == "__main__":

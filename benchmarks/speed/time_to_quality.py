@@ -4,7 +4,7 @@ Fast: the tuned recipe from nothing, run here: the pass of the frozen layers ove
 targets, the head initialised by the Nyström ridge (scored once), and its epoch with validation. Plain: the seconds of a
 plain step, measured here on real batches, times the steps up to the best of its 20 epochs (an extrapolation, which
 leaves validation out). Its quality is that of trained_models/lora_paper, trained our way: tests show that the losses
-are the same. Option: --rounds (plain steps, each on other songs). Set LYRICS_DATA, or the public table is downloaded.
+are the same. Option: --rounds (plain steps, each on other songs).
 """
 
 import copy
@@ -53,12 +53,10 @@ def train_tuned(data) -> dict[str, object]:
         print(f"{seconds[name]:9.1f} s  {name}", flush=True)
         return result
 
-    def extract():
-        return {side: lu.extract_features(data.encoder, data.chunks[side]) for side in ("train", "validation")}
-
     model, untrained = (lu.build_model(data.encoder, LORA_TUNED) for _ in range(2))
     with common.empty_cache():
-        features = timed("frozen pass", extract)
+        sides = ("train", "validation")
+        features = timed("frozen pass", lambda: {s: lu.extract_features(data.encoder, data.chunks[s]) for s in sides})
         features["test"] = features["validation"]
         train_set, held, _ = timed("soft targets", lambda: make_examples(model, data.split, features)).values()
         truth = data.split.train["valence"].to_numpy()
