@@ -142,7 +142,7 @@ def draw_ratios(rows: list[dict]) -> None:
         colour = plots.VERMILION if ": ours" in row["way"] else plots.BLUE
         ax.barh(number, row["ratio"] - 1, left=1, color=colour)
         ax.hlines(number, row["ratio_low"], row["ratio_high"], color=plots.BLACK, linewidth=1.5)
-        ax.text(row["ratio_high"] * 1.03, number, f"{row['ratio']:.3g}×", va="center")
+        ax.text(row["ratio_high"] * 1.03, number, f"{row['ratio']:.2g}×", va="center")
     ax.axvline(1, color=plots.GREY, linewidth=1.5)
     ax.set_yticks(range(len(rows)), [row["way"] for row in rows])
     ax.set_xscale("log")

@@ -79,7 +79,6 @@ class FastDropout(nn.Dropout):
 
 def use_fast_dropout(network: nn.Module) -> None:
     """Replace every dropout of a network by `FastDropout`."""
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.Dropout:
-                setattr(module, name, FastDropout(child.p).train(child.training))
+    for name, module in list(network.named_modules()):
+        if type(module) is nn.Dropout:
+            network.set_submodule(name, FastDropout(module.p).train(module.training))

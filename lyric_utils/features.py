@@ -69,7 +69,7 @@ class CachedFeatures:
 
     def read_token_weights(self, indices: np.ndarray) -> torch.Tensor | None:
         """The weights of these rows in "distinct" pooling, packed; None where the rows are no tokens."""
-        return None if self.input_ids is None else _token_weights([self.input_ids[item] for item in indices])
+        return None if self.input_ids is None else _token_weights(self.input_ids, indices)
 
     def subset(self, indices: np.ndarray, song_index: np.ndarray) -> "CachedFeatures":
         """Some of the items, as items of other songs."""
@@ -97,7 +97,7 @@ class OnTheFlyFeatures:
         return hidden
 
     def read_token_weights(self, indices: np.ndarray) -> torch.Tensor:
-        return _token_weights([self.chunks.input_ids[item] for item in indices])
+        return _token_weights(self.chunks.input_ids, indices)
 
     def subset(self, indices: np.ndarray, song_index: np.ndarray) -> "OnTheFlyFeatures":
         return replace(self, chunks=Chunks([self.chunks.input_ids[item] for item in indices], song_index))
@@ -115,13 +115,8 @@ class EncoderFeatures:
     vectors: np.ndarray  # (1 + 2 * adapted_layers, n_chunks, hidden)
     song_index: np.ndarray  # song of each chunk, (n_chunks,)
 
-    @property
-    def cls(self) -> np.ndarray:
-        return self.vectors[0]
-
-    @property
-    def adapted_layers(self) -> int:
-        return len(self.vectors) // 2
+    cls = property(lambda self: self.vectors[0])
+    adapted_layers = property(lambda self: len(self.vectors) // 2)
 
     def pooled(self, pooling: str, layers: int = 1) -> np.ndarray:
         """One vector per song, (n_songs, hidden): [CLS], or the mean of the last `layers`, averaged over its chunks."""
@@ -144,7 +139,10 @@ def extract_features(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) 
     little room, the hidden states are computed on the fly. Raises `LyricsError` if the cache cannot be written.
     """
     frozen_layers, tokens = len(encoder.layers) - adapted_layers, int(chunks.lengths.sum())
-    folder = cache_folder() / _key(encoder, chunks, frozen_layers)
+    key = hashlib.sha256(f"{CACHE_FORMAT} {hash_encoder(encoder)} {frozen_layers}".encode())
+    for array in (chunks.lengths, *chunks.input_ids):
+        key.update(array.tobytes())
+    folder = cache_folder() / key.hexdigest()[:24]
     shapes = (tokens, encoder.hidden_size), (1 + 2 * adapted_layers, len(chunks.input_ids), encoder.hidden_size)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -167,14 +165,6 @@ def extract_features(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) 
     return EncoderFeatures(cached, vectors, chunks.song_index)
 
 
-def _key(encoder: Encoder, chunks: Chunks, frozen_layers: int) -> str:
-    digest = hashlib.sha256(f"{CACHE_FORMAT} {hash_encoder(encoder)} {frozen_layers}".encode())
-    digest.update(chunks.lengths.tobytes())
-    for ids in chunks.input_ids:
-        digest.update(ids.tobytes())
-    return digest.hexdigest()[:24]
-
-
 def _read_entry(folder: Path, shapes: tuple) -> tuple[np.ndarray, np.ndarray] | None:
     """Hidden states and pooled vectors; None where the entry is missing, cut short or of other shapes."""
     try:
@@ -187,8 +177,7 @@ def _read_entry(folder: Path, shapes: tuple) -> tuple[np.ndarray, np.ndarray] | 
 def _has_room(folder: Path, needed: int) -> bool:
     free = shutil.disk_usage(folder).free
     if needed * 1.1 > free:
-        sizes = f"{needed / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free"
-        print(f"Features: {sizes}: not cached, computed on the fly.")
+        print(f"Features not cached: {needed / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free.")
     return needed * 1.1 <= free
 
 
@@ -234,5 +223,5 @@ def _batches(lengths: np.ndarray) -> Iterator[np.ndarray]:
             bar.update(int(lengths[indices].sum()))
 
 
-def _token_weights(input_ids: Sequence[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate([distinct_token_weights(ids) for ids in input_ids]))
+def _token_weights(input_ids: Sequence[np.ndarray], indices: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([distinct_token_weights(input_ids[item]) for item in indices]))

@@ -45,7 +45,7 @@ class SongRegressor(nn.Module):
     """What all models share: the encoder they stand on, and prediction from lyrics.
 
     A model says what it reads, `inputs_from_chunks(chunks)` of new songs and `inputs_from(features)` of songs whose
-    features are known, and which `parts()` a checkpoint keeps: file name -> module.
+    features are known, and which `parts()` (file name -> module) a checkpoint keeps: their `state_files()`.
     """
 
     inits = ("random", "mean")
@@ -62,7 +62,7 @@ class SongRegressor(nn.Module):
         self.encoder, self.recipe, self.max_length, self.stride = encoder, recipe, max_length, stride
 
     def predict(self, lyrics: Iterable[str]) -> np.ndarray:
-        """Valence of each song: float array of shape (n_songs,), each in [0, 1]; warns of songs that are not English.
+        """Valence of each song, float array (n_songs,) in [0, 1]; warns of songs that are not in English.
 
         Raises `LyricsError` if a song has no tokens or is not a text.
         """
@@ -75,7 +75,7 @@ class SongRegressor(nn.Module):
         return score_songs(self, self.inputs_from_chunks(chunks))
 
     def start_at(self, valence: float) -> None:
-        """Let the model predict a constant: the output weights become zero, the bias `valence`."""
+        """Let the model predict a constant."""
         nn.init.zeros_(self.output_layer.weight)
         nn.init.constant_(self.output_layer.bias, valence)
 
@@ -90,7 +90,6 @@ class SongRegressor(nn.Module):
             parameter.copy_(values[name])
 
     def state_files(self) -> dict[str, dict[str, torch.Tensor]]:
-        """The parameters that a checkpoint keeps: file name -> state_dict."""
         return {name: module.state_dict() for name, module in self.parts().items()}
 
     def load_state_files(self, files: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -107,9 +106,7 @@ class BaselineMLP(SongRegressor):
         layers += [nn.Linear(256, 128), nn.LeakyReLU(0.1), nn.Dropout(0.1), nn.Linear(128, 1)]
         self.mlp = nn.Sequential(*layers)
 
-    @property
-    def output_layer(self) -> nn.Linear:
-        return self.mlp[-1]
+    output_layer = property(lambda self: self.mlp[-1])
 
     def inputs_from_chunks(self, chunks: Chunks) -> CachedFeatures:
         vectors = embed_chunks(self.encoder, chunks, self.recipe.pooling)
@@ -142,17 +139,13 @@ class LayerMean(nn.Module):
 
 
 class FineTunedRegressor(SongRegressor):
-    """What fine-tuned encoders share: a copy of the top layers that learns, a pooler, and a `RegressionHead`.
-
-    The frozen layers are shared with `encoder`. A subclass makes the top layers trainable: `adapt(network)`.
-    """
+    """What fine-tuned encoders share: a copy of the top layers that `adapt` makes trainable, a pooler and a head."""
 
     inits = ("random", "mean", "kernel")
 
     def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int = 512, stride: int = 128, pooler=None):
         super().__init__(encoder, recipe, max_length, stride)
-        count = len(encoder.layers)
-        self.frozen_layers = count - recipe.adapted_layers
+        self.frozen_layers = (count := len(encoder.layers)) - recipe.adapted_layers
         if not 1 <= recipe.adapted_layers <= count:
             raise LyricsError(f"adapted_layers={recipe.adapted_layers}: encoder {encoder.name!r} has {count} layers.")
         if not 1 <= recipe.pooled_layers <= (1 if recipe.pooling == "cls" else recipe.adapted_layers):
@@ -165,13 +158,8 @@ class FineTunedRegressor(SongRegressor):
         self.head = RegressionHead(encoder.hidden_size)
         self.pooler, self.reads_cls = pooler or LayerMean(recipe), pooler is None and recipe.pooling == "cls"
 
-    @property
-    def output_layer(self) -> nn.Linear:
-        return self.head.layers[-1]
-
-    @property
-    def adapted_layers(self) -> nn.ModuleList:
-        return self.adapted.encoder.layer[self.frozen_layers :]
+    output_layer = property(lambda self: self.head.layers[-1])
+    adapted_layers = property(lambda self: self.adapted.encoder.layer[self.frozen_layers :])
 
     def train(self, mode: bool = True) -> "FineTunedRegressor":
         super().train(mode)
@@ -193,10 +181,7 @@ class FineTunedRegressor(SongRegressor):
         return features.hidden_states
 
     def forward(self, rows: torch.Tensor, lengths: list[int], token_weights: torch.Tensor | None = None):
-        """Scores of the chunks, (n_chunks,), from hidden states of their tokens, (n_tokens, hidden).
-
-        lengths: tokens of each chunk. token_weights: for "distinct" pooling, (n_tokens,).
-        """
+        """Scores of the chunks, (n_chunks,), from the hidden states of their tokens, (n_tokens, hidden)."""
         if torch.is_autocast_enabled(rows.device.type):  # sums and norms of the layers then run in half precision too
             rows = rows.to(torch.get_autocast_dtype(rows.device.type))
         *lower, top = self.adapted_layers
@@ -211,29 +196,24 @@ class FineTunedRegressor(SongRegressor):
 
 
 class LoraRegressor(FineTunedRegressor):
-    """The encoder with LoRA adapters on linear layers of its top layers; exactly the adapters and the head train.
+    """The encoder with LoRA adapters in its top layers; exactly the adapters and the head train.
 
-    Source of the method: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", as built by peft.
+    Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", as built by peft.
     """
 
     def adapt(self, network: nn.Module) -> nn.Module:
-        recipe, count, size = self.recipe, len(self.encoder.layers), self.encoder.hidden_size
+        recipe, size = self.recipe, self.encoder.hidden_size
         if not 1 <= recipe.rank <= size:
             raise LyricsError(f"rank={recipe.rank}: must be 1 to {size}, the encoder's hidden size.")
-        where = {"layers_to_transform": list(range(self.frozen_layers, count)), "layers_pattern": "layer"}
-        how = {"r": recipe.rank, "lora_alpha": recipe.alpha, "lora_dropout": recipe.lora_dropout}
-        adapters = LoraConfig(target_modules=list(recipe.target_modules), **where, **how)
+        layers = list(range(self.frozen_layers, len(self.encoder.layers)))
+        where = {"target_modules": [*recipe.target_modules], "layers_to_transform": layers, "layers_pattern": "layer"}
+        adapters = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=recipe.lora_dropout, **where)
         with warnings.catch_warnings():  # peft asks transformers 5 for an attribute by its old name
             warnings.simplefilter("ignore", FutureWarning)
             return get_peft_model(network, adapters)
 
-    @property
-    def adapter_config(self) -> LoraConfig:
-        return self.adapted.peft_config["default"]
-
-    @property
-    def adapted_layers(self) -> nn.ModuleList:
-        return self.adapted.base_model.model.encoder.layer[self.frozen_layers :]
+    adapter_config = property(lambda self: self.adapted.peft_config["default"])
+    adapted_layers = property(lambda self: self.adapted.base_model.model.encoder.layer[self.frozen_layers :])
 
     def parts(self) -> dict[str, nn.Module]:
         return {"head.safetensors": self.head}
@@ -292,13 +272,9 @@ def read_batch(inputs: Features, indices: np.ndarray, device) -> tuple[torch.Ten
 
 @torch.inference_mode()
 def score_songs(model: SongRegressor, inputs: Features, accelerator: Accelerator | None = None) -> np.ndarray:
-    """Score every song of `inputs` in evaluation mode: mean over its items, clipped to [0, 1], shape (n_songs,).
-
-    Given an accelerator, its processes share the micro-batches, and each of them gets the scores of all songs.
-    """
-    was_training = model.training
+    """Score every song: mean over its items, in [0, 1], (n_songs,). The processes of an accelerator share the work."""
+    was_training, device = model.training, model.encoder.network.device
     model.eval()
-    device = next(model.parameters()).device
     batches = list(batch_by_tokens(inputs.lengths))
     if accelerator:
         batches = batches[accelerator.process_index :: accelerator.num_processes]

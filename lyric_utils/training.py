@@ -31,8 +31,6 @@ from lyric_utils.models import SongRegressor, read_batch, score_songs
 from lyric_utils.profiles import Recipe
 from lyric_utils.songs import Split
 
-PATIENCE = timedelta(hours=12)  # how long processes wait for another one, which may be filling a cache
-
 
 class Examples(NamedTuple):
     """Songs to learn from or to be scored on."""
@@ -49,8 +47,7 @@ def make_examples(
     recipe, examples = model.recipe, {}
     for side, songs in split._asdict().items():
         pooled = features[side].pooled(recipe.pooling, recipe.pooled_layers)
-        weight = recipe.distillation_weight if side == "train" else 0.0
-        targets = soft_targets(songs, pooled, weight, teachers)
+        targets = soft_targets(songs, pooled, recipe.distillation_weight * (side == "train"), teachers)
         examples[side] = Examples(model.inputs_from(features[side]), targets, pooled)
     return examples
 
@@ -90,9 +87,8 @@ def fit(
         initialise(model, train_set.pooled, train_set.valence)
     count = len(train_set.valence)
     steps = int(np.ceil(count / recipe.batch_songs))
-    if count // steps < accelerator.num_processes:
-        shares = f"{accelerator.num_processes} processes cannot share a step of {count // steps} songs"
-        raise LyricsError(f"{shares}: start fewer, or raise batch_songs of the recipe.")
+    if count // steps < (processes := accelerator.num_processes):
+        raise LyricsError(f"{processes} processes cannot share a step of {count // steps} songs: raise batch_songs.")
     optimizer = torch.optim.AdamW(parameter_groups(model), weight_decay=recipe.weight_decay)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     run = _Run(accelerator, model, optimizer, state_file, _fingerprint(model, train_set, validation_set))
@@ -153,7 +149,8 @@ def train_step(accelerator, model, optimizer, examples: Examples, songs: np.ndar
 
 def start_accelerator() -> Accelerator:
     """This process's device, and its connection to the others that `accelerate launch` or `torchrun` started."""
-    return Accelerator(cpu=best_device() == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # others wait while the first one fills the cache
+    return Accelerator(cpu=best_device() == "cpu", kwargs_handlers=[patience])
 
 
 def has_fast_bfloat16() -> bool:
@@ -166,11 +163,11 @@ def has_fast_bfloat16() -> bool:
 
 def parameter_groups(model: SongRegressor) -> list[dict]:
     """The trainable parameters with their learning rates: head and pooler apart from the rest."""
-    recipe, parameters = model.recipe, model.trainable_parameters()
-    head = [values for name, values in parameters.items() if name.startswith(("head.", "pooler."))]
-    rest = [values for name, values in parameters.items() if not name.startswith(("head.", "pooler."))]
-    groups = [{"params": rest, "peak": recipe.learning_rate}, {"params": head, "peak": recipe.head_learning_rate}]
-    return [group for group in groups if group["params"]]
+    groups = {False: {"params": [], "peak": model.recipe.learning_rate}}
+    groups[True] = {"params": [], "peak": model.recipe.head_learning_rate}
+    for name, values in model.trainable_parameters().items():
+        groups[name.startswith(("head.", "pooler."))]["params"].append(values)
+    return [group for group in groups.values() if group["params"]]
 
 
 def set_learning_rate(optimizer, recipe: Recipe, done: float) -> None:
