@@ -1,6 +1,6 @@
 """Build `sample_150.pkl` from its readable source, and draw the figure of the data card.
 
-The source, `sample_150.jsonl`, holds one song a line and is the truth. To change a song, edit it there and run
+The source, `sample_150.jsonl`, holds one song per line and is the source of truth. To change a song, edit it there and run
 `python datasets/build_sample.py`.
 """
 
@@ -42,12 +42,12 @@ def draw_figure(songs: pd.DataFrame, path: Path) -> None:
 
 
 def draw_genres(songs: pd.DataFrame, ax: plt.Axes) -> None:
-    """One row a genre, the most frequent on top, and one dot a song at its valence."""
+    """One row per genre, the most frequent on top, and one dot per song at its valence."""
     counts = songs["genre"].value_counts(sort=False).sort_values(ascending=False, kind="stable")
     rows = songs["genre"].map({genre: row for row, genre in enumerate(counts.index)})
     ax.scatter(songs["valence"], rows, s=45, alpha=0.6, color=plots.BLUE, edgecolors="none")
     ax.set_yticks(range(len(counts)), [f"{genre} ({count})" for genre, count in counts.items()])
-    ax.set(xlabel="valence (one dot a song)", xlim=(-0.02, 1.02))
+    ax.set(xlabel="valence (one dot per song)", xlim=(-0.02, 1.02))
     ax.invert_yaxis()
 
 

@@ -179,8 +179,8 @@ def confusion(matrix, labels, ax=None) -> Axes:
 
     ax = _axes(ax, width=5.5, height=5)
     share = matrix / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
-    look = {"cmap": "Blues", "values_format": ".0%", "colorbar": False, "im_kw": {"vmin": 0, "vmax": 1}}
-    ConfusionMatrixDisplay(share, display_labels=labels).plot(ax=ax, **look)
+    look = {"cmap": "Blues", "im_kw": {"vmin": 0, "vmax": 1.6}, "text_kw": {"color": BLACK}}  # black on no dark blue
+    ConfusionMatrixDisplay(share, display_labels=labels).plot(ax=ax, values_format=".0%", colorbar=False, **look)
     ax.grid(False)
     return _label(ax, "predicted mood", "true mood (each row adds up to 100%)")
 

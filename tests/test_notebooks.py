@@ -45,8 +45,8 @@ def test_forty_rows_of_ones_own_go_through_all_chapters(workplace):
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
         assert not [output for output in outputs if output.get("name") == "stderr"], path.name
         printed += "".join(output["text"] for output in outputs if output.output_type == "stream")
-    assert "baseline: trained for 1 epochs" in printed
-    assert "lora: trained for 1 epochs" in printed
+    assert "baseline: trained for 1 epoch in" in printed
+    assert "lora: trained for 1 epoch in" in printed
     assert "lora: loaded from subset/lora" in printed  # chapter 4 takes the model of chapter 3
     tested = lu.load_results(workplace / "runs/subset/lora").predictions
     assert set(tested["artist"]) <= set(pd.read_csv(workplace / "mine.csv")["artist"])
