@@ -111,7 +111,7 @@ def draw_diagram(rows: list[list[tuple[str, str, str]]]) -> Axes:
         start, end = lefts[-1] + width / 2, lefts[0] + width / 2
         middle = (bottom + next_bottom + BOX_HEIGHT) / 2
         draw_arrow(ax, [(start, bottom), (start, middle), (end, middle), (end, next_bottom + BOX_HEIGHT)])
-    names = {"data": "data and fixed steps", "frozen": "frozen weights", "trained": "trained weights"}
+    names = {"data": "data and fixed steps", "frozen": "frozen parameters", "trained": "trained parameters"}
     handles = [Patch(**BOX_STYLES[kind], label=name) for kind, name in names.items()]
     ax.legend(handles=handles, loc="lower center", ncols=3, borderaxespad=0)
     return ax

@@ -1,6 +1,6 @@
 """Build `sample_150.pkl` from its readable source, and draw the figure of the data card.
 
-The source, `sample_150.jsonl`, holds one song per line and is the source of truth. To change a song, edit it there and run
+The source, `sample_150.jsonl`, holds one song per line. To change a song, edit it there and run
 `python datasets/build_sample.py`.
 """
 

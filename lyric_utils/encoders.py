@@ -60,9 +60,7 @@ def load_encoder(name: str = MINILM) -> Encoder:
 
 def best_device() -> str:
     """The device that torch finds: "cuda", "mps" or "cpu"."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 @contextmanager

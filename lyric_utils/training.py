@@ -192,8 +192,7 @@ class _Run:
     def __init__(self, accelerator: Accelerator, model: SongRegressor, optimizer, file: Path | None, fingerprint: str):
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.file, self.fingerprint = file, fingerprint
-        self.history: list[dict] = []
-        self.best: dict[str, torch.Tensor] = {}
+        self.history, self.best = [], {}
         if file:
             self._load()
 
@@ -215,13 +214,16 @@ class _Run:
         [found] = broadcast_object_list([found])
         if found is None:
             return
-        digest, content = found[:32], found[32:]
-        if hashlib.sha256(content).digest() != digest:
-            raise LyricsError(f"{self.file}: a damaged training state. Delete it to start anew.")
-        state = torch.load(io.BytesIO(content), "cpu", weights_only=True)
+        state = read_state(found, self.file)
         if state["fingerprint"] != self.fingerprint:
-            differ = "recipe, seed, encoder or songs differ"
-            raise LyricsError(f"{self.file}: the state of another run ({differ}). Delete it to start anew.")
+            raise LyricsError(f"{self.file}: of another run (recipe, seed, encoder or songs). Delete it to start anew.")
         self.history, self.best = state["history"], state["best"]
         self.model.copy_parameters(state["parameters"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def read_state(content: bytes, file: Path) -> dict:
+    """The state of a training that `fit` wrote into its resume file; raises `LyricsError` if it is damaged."""
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        raise LyricsError(f"{file}: a damaged training state. Delete it to start anew.")
+    return torch.load(io.BytesIO(content[32:]), "cpu", weights_only=True)

@@ -18,7 +18,7 @@ from benchmarks.common import machine, read_json, write_json
 from benchmarks.quality import methods
 from benchmarks.quality.methods import METHODS, Problem, load_problem
 from lyric_utils.blend import fit_blend
-from lyric_utils.pipeline import Trained, save_trained
+from lyric_utils.pipeline import Trained, resume_file_of, save_trained
 from lyric_utils.profiles import BLEND
 from lyric_utils.sources import cache_folder
 
@@ -61,7 +61,7 @@ def measure(run: Run) -> None:
     """Fit, score, and write both down; the time to extract features is not the method's."""
     method, problem, cost = METHODS[run.method], run.problem, {}
     table = methods.read_predictions(run.split_by, problem.songs.iloc[problem.held])
-    resume_file = cache_folder() / f"{run.name.replace('/', '-')}.resume.safetensors"
+    resume_file = resume_file_of(cache_folder() / run.name.replace("/", "-"))
     problem.features(method.recipe.adapted_layers if method.recipe else 4)
     started = time.perf_counter()
     if method.recipe:

@@ -16,9 +16,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors import safe_open
-
 from benchmarks.common import ROBUSTNESS, write_json
+from lyric_utils.pipeline import resume_file_of
+from lyric_utils.training import read_state
 
 EPOCHS = {"baseline": 300, "lora": 3}  # enough for some seconds of training
 KILLS = 5
@@ -49,10 +49,8 @@ def unfinished(out: Path, kind: str = "") -> list[Path]:
 
 def epochs_done(out: Path) -> int:
     """Epochs in the training state that a killed run left."""
-    state = out.with_name(out.name + ".resume.safetensors")
-    with suppress(FileNotFoundError), safe_open(state, "pt") as file:
-        return len(json.loads(file.metadata()["progress"])["history"])
-    return 0
+    state = resume_file_of(out)
+    return len(read_state(state.read_bytes(), state)["history"]) if state.is_file() else 0
 
 
 def outcome(out: Path) -> tuple:
