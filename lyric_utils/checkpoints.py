@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 from dataclasses import asdict, replace
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,7 +167,7 @@ def _read(path: Path):
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that a result depends on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    return {"python": platform.python_version()} | {name: import_module(name).__version__ for name in LIBRARIES}
 
 
 def model_card(model: Model, config: dict, metrics: dict[str, float], songs: int) -> str:

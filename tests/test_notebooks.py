@@ -81,7 +81,7 @@ def test_the_first_cell_works_in_colab_again_after_a_restart(colab):
     for is_first in (True, False):
         done = colab("right")
         assert done.stdout.endswith("works in lyrics-valence with True\n"), done.stderr
-        assert ("clone" in done.stdout) == is_first
+        assert ("ran: git clone" in done.stdout) == is_first
 
 
 def test_a_wrong_address_is_named_and_can_be_corrected(colab):

@@ -52,6 +52,7 @@ DIAGRAMS = {
 
 @pytest.fixture(autouse=True)
 def figures_closed():
+    plt.close("all")  # what other tests left
     with mpl.rc_context():
         yield
     plt.close("all")
