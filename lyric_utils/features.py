@@ -120,8 +120,8 @@ class EncoderFeatures:
 
     def pooled(self, pooling: str, layers: int = 1) -> np.ndarray:
         """One vector per song, (n_songs, hidden): [CLS], or the mean of the last `layers`, averaged over its chunks."""
-        end = 1 + self.adapted_layers * (1 + (pooling == "distinct"))
-        vectors = self.cls if pooling == "cls" else self.vectors[end - layers : end].mean(axis=0)
+        means = np.split(self.vectors[1:], 2)[pooling == "distinct"]
+        vectors = self.cls if pooling == "cls" else means[-layers:].mean(axis=0)
         return average_by_song(vectors, self.song_index)
 
     def subset(self, songs: np.ndarray) -> "EncoderFeatures":

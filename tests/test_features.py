@@ -165,6 +165,8 @@ def test_a_subset_has_the_features_of_its_songs(tiny_encoder, chunks, cache, kep
     assert_same(whole.subset(np.array(kept)), alone, atol=1e-3)
     assert_same(whole.subset(np.arange(3)).subset(np.array(kept)), alone, atol=1e-3)
     np.testing.assert_allclose(whole.pooled("distinct", 3)[kept], alone.pooled("distinct", 3), atol=1e-6)
+    for pooling in ("mean", "distinct"):  # no more layers than there are: none of the other pooling, nor [CLS]
+        np.testing.assert_array_equal(whole.pooled(pooling, 9), whole.pooled(pooling, 4))
 
 
 def test_vectors_of_chunks_are_those_of_the_whole_pass(tiny_encoder, chunks):
