@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 import lyric_utils as lu
-from lyric_utils._files import atomic_write
+from lyric_utils._files import replacing
 from lyric_utils.checkpoints import versions
 from lyric_utils.chunking import Chunks
 from lyric_utils.encoders import best_device
@@ -166,7 +166,7 @@ def read_json(path: Path) -> dict:
 
 def write_json(path: Path, content: dict | list, indent: int | None = 1) -> None:
     """Write a file of results, all or nothing."""
-    with atomic_write(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=indent) + "\n")
 
 

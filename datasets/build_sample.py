@@ -12,7 +12,7 @@ import pandas as pd
 
 import lyric_utils as lu
 from lyric_utils import plots
-from lyric_utils._files import atomic_write
+from lyric_utils._files import replacing
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "sample_150.jsonl"
@@ -36,7 +36,7 @@ def draw_figure(songs: pd.DataFrame, path: Path) -> None:
     chunks = lu.chunk_lyrics(songs["lyrics"].tolist(), lu.load_encoder().tokenizer)
     plots.chunk_histogram(chunks.per_song, axes["chunks"])
     draw_genres(songs, axes["genres"])
-    with atomic_write(path) as temporary:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
     plt.close(figure)
 

@@ -3,7 +3,7 @@
 from importlib import import_module
 
 _MODULES = {  # from which a name is imported when it is first used, so that `import lyric_utils` takes no time
-    "songs": ["clean_songs", "load_songs", "read_songs", "save_songs", "split_songs"],
+    "tables": ["load_songs", "read_songs", "save_songs"], "songs": ["clean_songs", "split_songs"],
     "sources": ["draw_songs", "load_source"], "chunking": ["average_by_song", "chunk_lyrics"],
     "encoders": ["load_encoder"], "features": ["extract_features"], "classical": ["word_tfidf_ridge"],
     "profiles": ["load_profile"], "models": ["BaselineMLP", "LoraRegressor", "build_model"], "training": ["fit"],

@@ -1,57 +1,126 @@
-"""The one error of the package, and files that are written whole or not at all."""
+"""The one error of the package, the one way to read a file, and the one way to write a file or a folder."""
 
 import glob
 import os
 import shutil
+import stat
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
+
+MAX_BYTES = 2**28  # of a file that is read at once
 
 
 class LyricsError(ValueError):
-    """Input that cannot be used; the message names what is wrong, where, and the way out."""
+    """Input that cannot be used; one line of at most 500 characters names what is wrong, where, and the way out."""
+
+    def __init__(self, message: str):
+        message = visible(message)
+        super().__init__(message if len(message) <= 500 else f"{message[:300]} ... {message[-195:]}")
+
+
+def visible(text: object) -> str:
+    """A text in which control characters, line ends and terminal escapes are spelled out."""
+    return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in str(text))
+
+
+def describe(error: BaseException) -> str:
+    """An error of another library in a few words."""
+    if getattr(error, "strerror", None):
+        return str(error.strerror).lower()
+    text = textwrap.shorten(str(error), 200, placeholder=" ...").rstrip(".")
+    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
+
+
+def open_file(path: str | Path, limit: float = float("inf")) -> BinaryIO:
+    """Open a regular file of at most `limit` bytes, else `LyricsError`: a pipe or a device may never end."""
+    opener = lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # noqa: E731
+    try:
+        file = open(path, "rb", opener=opener)  # noqa: SIM115
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise LyricsError(f"{path}: {describe(error)}. Check the path.") from error
+    about = os.fstat(file.fileno())
+    if not stat.S_ISREG(about.st_mode) or about.st_size > limit:
+        file.close()
+        reason = f"larger than {limit:,} bytes, the most that is read at once"
+        raise LyricsError(f"{path}: {reason if stat.S_ISREG(about.st_mode) else 'not a regular file'}.")
+    return file
+
+
+def read_file(path: str | Path, limit: int = MAX_BYTES) -> bytes:
+    """The content of a regular file, see `open_file`."""
+    with open_file(path, limit) as file:
+        return file.read()
+
+
+def write_file(path: str | Path, content: bytes, mark: bytes = b"") -> None:
+    """Write a file whole or not at all, over no other file than one that has `mark` near its start, see `replacing`."""
+    check_target(path, mark)
+    with replacing(path) as new:
+        new.write_bytes(content)
+
+
+def check_target(path: str | Path, mark: bytes) -> None:
+    """Raise `LyricsError` where a file stands that has not `mark` near its start, as files of our kind have."""
+    if os.path.lexists(path):
+        with open_file(path) as file:
+            if mark not in file.read(len(mark) + 64):
+                raise LyricsError(f"{path}: exists and is something else. Remove it, or give another name.")
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` on success; on failure (`LyricsError`) nothing is left behind."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield where to write a new file or folder, which takes the place of `path` if all goes well.
+
+    At any other end `path` is as it was before (`LyricsError`), and nothing is left beside it but by a killed process;
+    what that left, the next writer of `path` puts right.
+    """
+    path = Path(os.path.realpath(path))  # what a link points at is replaced, not the link
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        _recover(path)
+        folder = TemporaryDirectory(".tmp", f".{path.name[:60]}.", path.parent, ignore_cleanup_errors=True)
+        with folder as temporary, FileLock(Path(temporary, "lock")):
+            new, old = Path(temporary, "new"), Path(temporary, "old")
+            yield new
+            try:
+                if path.is_dir():
+                    path.rename(old)
+                new.replace(path)
+            finally:
+                if old.is_dir() and not path.exists():
+                    old.rename(path)
     except OSError as error:
-        raise LyricsError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        raise LyricsError(f"{path}: cannot be written ({describe(error)}); nothing was changed.") from error
+
+
+def _recover(path: Path) -> None:
+    """Remove what killed writers of `path` left, after putting back what one of them had just moved away."""
+    for left in path.parent.glob(f".{glob.escape(path.name[:60])}.????????.tmp"):
+        with suppress(OSError, Timeout):
+            found = {*os.listdir(left)}
+            if "lock" in found and found <= {"lock", "new", "old"}:  # else not ours
+                with FileLock(left / "lock", timeout=0):  # held by its writer as long as that lives
+                    if "old" in found and not os.path.lexists(path):
+                        (left / "old").rename(path)
+                    shutil.rmtree(left)
 
 
 @contextmanager
-def atomic_write_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `folder` on success; on failure (`LyricsError`) nothing is left behind."""
-    folder = Path(folder)
+def exclusive(path: Path) -> Iterator[None]:
+    """Keep other processes from writing `path` at the same time: a second one gets a `LyricsError` at once."""
+    lock = path.with_name(f".{path.name[:60]}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(".tmp", f".{folder.name}.", folder.parent, ignore_cleanup_errors=True) as temporary:
-            new, old = Path(temporary, "new"), Path(temporary, "old")
-            new.mkdir()
-            yield new
+        with FileLock(lock, timeout=0):
             try:
-                if folder.is_dir():
-                    folder.rename(old)
-                new.rename(folder)
+                yield
             finally:
-                if old.is_dir() and not folder.exists():
-                    old.rename(folder)
-    except OSError as error:
-        raise LyricsError(f"{folder}: cannot be written ({error.strerror or error}); nothing was changed.") from error
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it. Call it only where no other process can be writing."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(OSError):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                lock.unlink(missing_ok=True)
+    except Timeout as error:
+        raise LyricsError(f"{path}: another process is writing it. Wait for it, or give another name.") from error

@@ -1,8 +1,9 @@
 """Own kernels for packed tokens on a CPU. Each gives what PyTorch's or peft's gives, faster by the factor beside it."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable
 from functools import cache
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -38,26 +39,23 @@ def attend_within_chunks(query, key, value, query_lengths: list[int], lengths: l
     return torch.cat(attended)
 
 
-@contextmanager
-def packed_weights(network: nn.Module) -> Iterator[None]:
-    """While it lasts, and without gradients, linear layers multiply by weights laid out for the CPU, packed once.
+def packed_copy(network: nn.Module, *shared: object) -> nn.Module:
+    """A copy in evaluation mode for passes without gradients, whose linear layers pack their weights for the CPU once.
 
-    About a sixth faster than PyTorch's own product; a GELU after it is computed in the same pass over memory. The
-    operation is PyTorch's own, called by its internal name; where it is missing, and on other devices, nothing changes.
+    It shares the parameters and the `shared` objects; the network itself stays as it is, so that threads can use it at
+    the same time. About a sixth faster than PyTorch's own product; a GELU after it is computed in the same pass over
+    memory. The operation is PyTorch's own, called by its internal name; where it is missing, and on other devices, the
+    copy computes as the network does.
     """
-    packed = []
+    kept = {id(item): item for item in chain(network.parameters(), network.buffers(), shared)}
+    network = copy.deepcopy(network, kept).eval()
     if hasattr(torch.ops.mkldnn, "_linear_pointwise") and all(p.device.type == "cpu" for p in network.parameters()):
         for module in network.modules():
             has_gelu = type(getattr(module, "intermediate_act_fn", None)) is GELUActivation
             linear, activation = (module.dense, "gelu") if has_gelu else (module, "none")
             if type(linear) is nn.Linear:
                 module.forward = _pack(linear, activation)
-                packed.append(module)
-    try:
-        yield
-    finally:
-        for module in packed:
-            del module.forward
+    return network
 
 
 def _pack(linear: nn.Linear, activation: str) -> Callable[[torch.Tensor], torch.Tensor]:

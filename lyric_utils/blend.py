@@ -1,16 +1,15 @@
 """The mean of two fitted models: LoRA, which reads meaning, and ridge regression on character n-grams and structure."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.pipeline import Pipeline
 
-from lyric_utils.chunking import list_of_texts
+from lyric_utils._checks import check_tensors, checked
 from lyric_utils.classical import char_tfidf_ridge
 from lyric_utils.models import LoraRegressor
 from lyric_utils.profiles import Recipe
+from lyric_utils.songs import Lyrics
 
 TEXT_FILE = "words.safetensors"  # of a checkpoint: what the ridge regression has learned
 
@@ -36,9 +35,9 @@ class BlendRegressor:
             setattr(self, name, getattr(encoder_model, name))
         self.n_ngrams = len(_fitted_parts(text_model)[0].get_feature_names_out())
 
-    def predict(self, lyrics: Iterable[str]) -> np.ndarray:
+    @checked
+    def predict(self, lyrics: Lyrics) -> np.ndarray:
         """Valence of each song, see `SongRegressor.predict`."""
-        lyrics = list_of_texts(lyrics)
         if not lyrics:
             return np.zeros(0)
         text = self.text_model.predict(lyrics)
@@ -55,8 +54,16 @@ class BlendRegressor:
 
     @classmethod
     def from_state(cls, encoder_model: LoraRegressor, recipe: Recipe, words: dict) -> "BlendRegressor":
-        """The blend of a fitted LoRA regressor and the content of a `TEXT_FILE`."""
-        text_model = char_tfidf_ridge(vocabulary=bytes(words["vocabulary"].tolist()).decode().split("\n"))
+        """The blend of a fitted LoRA regressor and the content of a `TEXT_FILE`; `ValueError` if damaged."""
+        spelled = words.get("vocabulary", torch.empty(0))
+        vocabulary = bytes(spelled.byte().flatten().tolist()).decode(errors="replace").split("\n")
+        sizes = {"idf": len(vocabulary), "coefficients": len(vocabulary) + 4, "form_mean": 4, "form_scale": 4}
+        sizes |= {"intercept": 1, "mean_valence": 1}
+        expected = {name: torch.empty(size, dtype=torch.float64) for name, size in sizes.items()}
+        check_tensors(words, expected | {"vocabulary": torch.empty(spelled.numel(), dtype=torch.uint8)})
+        if len({*vocabulary}) < len(vocabulary) or not words["form_scale"].min() > 0:
+            raise ValueError(f"{TEXT_FILE}: an n-gram stands twice, or a scale is not positive")
+        text_model = char_tfidf_ridge(vocabulary=vocabulary)
         ngrams, scaler, ridge = _fitted_parts(text_model)
         ngrams.idf_ = words["idf"].numpy()
         scaler.mean_, scaler.scale_ = words["form_mean"].numpy(), words["form_scale"].numpy()

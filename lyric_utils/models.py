@@ -5,29 +5,23 @@ Each gives one score per item that it reads: a song's averaged [CLS] vector, or 
 
 import copy
 import warnings
-from collections.abc import Iterable
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from pydantic import InstanceOf
 from torch import nn
 
+from lyric_utils._checks import Seed, Whole, checked
 from lyric_utils._files import LyricsError
-from lyric_utils._packed import packed_weights, use_fast_dropout
+from lyric_utils._packed import packed_copy, use_fast_dropout
 from lyric_utils._progress import progress
-from lyric_utils.chunking import Chunks, average_by_song, chunk_lyrics, list_of_texts
+from lyric_utils.chunking import Chunks, average_by_song, batch_by_tokens, chunk_lyrics
 from lyric_utils.encoders import Encoder, pool_tokens, run_layer, run_layer_for_first_token
-from lyric_utils.features import (
-    CachedFeatures,
-    EncoderFeatures,
-    Features,
-    OnTheFlyFeatures,
-    batch_by_tokens,
-    embed_chunks,
-)
+from lyric_utils.features import CachedFeatures, EncoderFeatures, Features, OnTheFlyFeatures, embed_chunks
 from lyric_utils.profiles import Recipe
-from lyric_utils.songs import count_not_english
+from lyric_utils.songs import Lyrics, count_not_english
 
 
 class RegressionHead(nn.Module):
@@ -53,26 +47,30 @@ class SongRegressor(nn.Module):
     seed: int
     start: dict[str, torch.Tensor]  # the trainable parameters as they were when the model was built; `fit` starts there
 
-    def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int, stride: int):
+    @checked
+    def __init__(self, encoder: InstanceOf[Encoder], recipe: Recipe, max_length: Whole, stride: Whole):
         super().__init__()
-        if recipe.pooling not in ("cls", "mean", "distinct"):
-            raise LyricsError(f"pooling={recipe.pooling!r}: use 'cls', 'mean' or 'distinct'.")
         if recipe.init not in self.inits:
             raise LyricsError(f"init={recipe.init!r}: use one of {', '.join(self.inits)}.")
         self.encoder, self.recipe, self.max_length, self.stride = encoder, recipe, max_length, stride
 
-    def predict(self, lyrics: Iterable[str]) -> np.ndarray:
+    @checked
+    def predict(self, lyrics: Lyrics) -> np.ndarray:
         """Valence of each song, float array (n_songs,) in [0, 1]; warns of songs that are not in English.
 
-        Raises `LyricsError` if a song has no tokens or is not a text.
+        The model stays as it is, so threads can share it. Raises `LyricsError` if a song has no tokens or is no text.
         """
-        lyrics = list_of_texts(lyrics)
         if not lyrics:
             return np.zeros(0)
         if foreign := count_not_english(lyrics):
-            warnings.warn(f"{foreign:,} of {len(lyrics):,} songs are not in English", stacklevel=2)
+            warnings.warn(f"{foreign:,} of {len(lyrics):,} songs are not in English", stacklevel=3)
         chunks = chunk_lyrics(lyrics, self.encoder.tokenizer, self.max_length, self.stride)
-        return score_songs(self, self.inputs_from_chunks(chunks))
+        model = self.packed_copy()
+        return _score(model, model.inputs_from_chunks(chunks))
+
+    def packed_copy(self) -> "SongRegressor":
+        """The model for passes without gradients, see `_packed.packed_copy`."""
+        return packed_copy(self, self.start, self.encoder.tokenizer)
 
     def start_at(self, valence: float) -> None:
         """Let the model predict a constant."""
@@ -223,10 +221,7 @@ class LoraRegressor(FineTunedRegressor):
         return {"adapter_model.safetensors": adapter} | super().state_files()
 
     def load_state_files(self, files: dict[str, dict[str, torch.Tensor]]) -> None:
-        adapter, expected = files["adapter_model.safetensors"], self.state_files()["adapter_model.safetensors"]
-        if {name: w.shape for name, w in adapter.items()} != {name: w.shape for name, w in expected.items()}:
-            raise LyricsError("adapter_model.safetensors: not the adapters that config.json describes.")
-        set_peft_model_state_dict(self.adapted, adapter)
+        set_peft_model_state_dict(self.adapted, files["adapter_model.safetensors"])
         super().load_state_files(files)
 
 
@@ -244,8 +239,14 @@ class FullRegressor(FineTunedRegressor):
 MODELS = {"baseline": BaselineMLP, "lora": LoraRegressor, "full": FullRegressor}
 
 
+@checked
 def build_model(
-    encoder: Encoder, recipe: Recipe, seed: int = 42, max_length: int = 512, stride: int = 128, pooler=None
+    encoder: InstanceOf[Encoder],
+    recipe: Recipe,
+    seed: Seed = 42,
+    max_length: Whole = 512,
+    stride: Whole = 128,
+    pooler: nn.Module | None = None,
 ) -> SongRegressor:
     """An untrained model; the same seed gives the same start, and the same training.
 
@@ -270,20 +271,23 @@ def read_batch(inputs: Features, indices: np.ndarray, device) -> tuple[torch.Ten
     return inputs.read(indices).to(device), inputs.lengths[indices].tolist(), weights
 
 
-@torch.inference_mode()
 def score_songs(model: SongRegressor, inputs: Features, accelerator: Accelerator | None = None) -> np.ndarray:
     """Score every song: mean over its items, in [0, 1], (n_songs,). The processes of an accelerator share the work."""
-    was_training, device = model.training, model.encoder.network.device
-    model.eval()
-    batches = list(batch_by_tokens(inputs.lengths))
+    return _score(model.packed_copy(), inputs, accelerator)
+
+
+@torch.inference_mode()
+def _score(model: SongRegressor, inputs: Features, accelerator: Accelerator | None = None) -> np.ndarray:
+    device, batches = model.encoder.network.device, list(batch_by_tokens(inputs.lengths))
     if accelerator:
         batches = batches[accelerator.process_index :: accelerator.num_processes]
     scores = torch.zeros(len(inputs.lengths), device=device)
-    with packed_weights(model), progress(total=len(scores), desc="predict", unit="chunk", delay=1) as bar:
+    with progress(total=len(scores), desc="predict", unit="chunk", delay=1) as bar:
         for indices in batches:
             scores[indices] = model(*read_batch(inputs, indices, device)).float()
             bar.update(len(indices))
     if accelerator:
         scores = accelerator.reduce(scores)
-    model.train(was_training)
+    if not scores.isfinite().all():
+        raise LyricsError("the model's scores are not numbers: its parameters are too large. Copy it again or retrain.")
     return average_by_song(scores.cpu(), inputs.song_index).clamp(0, 1).double().numpy()

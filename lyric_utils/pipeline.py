@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import InstanceOf
 
 from lyric_utils import checkpoints
+from lyric_utils._checks import checked, validate
 from lyric_utils._files import LyricsError
 from lyric_utils.blend import blend_predictions, fit_blend
 from lyric_utils.chunking import Chunks, chunk_lyrics
@@ -42,7 +44,8 @@ class Trained(NamedTuple):
     prediction: np.ndarray
 
 
-def prepare(profile: Profile, split: Split | None = None, adapted_layers: int = 4) -> Data:
+@checked
+def prepare(profile: Profile, split: InstanceOf[Split] | None = None, adapted_layers: int = 4) -> Data:
     """Chunk the songs of a profile, or of another split, and extract features for that many layers to be trained.
 
     The songs of a profile are split by their table's own column `split` if it has one; prints the cleaning report.
@@ -92,7 +95,10 @@ def resume_file_of(folder: str | Path) -> Path:
     return Path(folder).with_name(Path(folder).name + ".resume.pt")
 
 
-def train_or_load(data: Data, name: str, retrain: bool | None = None) -> tuple[checkpoints.Model, checkpoints.Results]:
+@checked
+def train_or_load(
+    data: InstanceOf[Data], name: str, retrain: bool | None = None
+) -> tuple[checkpoints.Model, checkpoints.Results]:
     """The model of one of the profile's recipes: loaded if it was trained on these very songs, trained otherwise.
 
     Looks among the shipped checkpoints and in `runs/PROFILE/NAME`, where a new training is saved; prints what it did.
@@ -132,4 +138,5 @@ def _is_trained_on(folder: Path, data: Data, recipe: Recipe) -> bool:
     expected = {"profile": data.profile.name, "seed": data.profile.seed}
     expected["training_songs"] = fingerprint_songs(data.split.train)
     is_same_test = predictions["row"].tolist() == data.split.test["row"].tolist()
-    return is_same_test and expected.items() <= config.items() and checkpoints.read_recipe(config["recipe"]) == recipe
+    found = validate(checkpoints.Config, config, str(folder)).recipe
+    return is_same_test and expected.items() <= config.items() and found == recipe

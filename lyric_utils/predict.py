@@ -3,7 +3,6 @@
 A CSV may be larger than memory: it is scored in blocks, which processes under `accelerate launch` or `torchrun` share.
 """
 
-import argparse
 import csv
 import glob
 import hashlib
@@ -11,50 +10,55 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 
-from lyric_utils._files import LyricsError
+from lyric_utils._command import Parser, run_command
+from lyric_utils._files import LyricsError, check_target, describe, exclusive, open_file, read_file, visible
 
-BLOCK = 256  # songs that one process scores at a time
+BLOCK, LETTERS = 256, 2**20  # songs, and about how many letters, that one process scores at a time
 HEADER, EMPTY = b"row,artist,title,prediction\n", b",\n"  # first line, and end of a line without prediction
 
 
 def main() -> None:
     """Write the row, artist, title and predicted valence of every song; a row without words gets no prediction."""
-    parser = argparse.ArgumentParser(prog="python -m lyric_utils.predict", description=main.__doc__)
+    parser = Parser(prog="python -m lyric_utils.predict", description=main.__doc__)
     kinds = ".csv, .tsv, .json, .jsonl, .xlsx or .pkl; a folder of .txt files; - for CSV or JSONL on standard input"
     parser.add_argument("songs", type=Path, help=f"a table with a column 'lyrics': {kinds}")
     parser.add_argument("--model", type=Path, help="checkpoint folder (default: the shipped blend)")
     parser.add_argument("--out", type=Path, default=Path("scored.csv"), help="new table (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a table that this command wrote before")
     parser.add_argument("--resume", action="store_true", help="go on after the last whole block of a stopped run")
-    arguments = parser.parse_args()
-    try:
-        score_table(arguments.songs, arguments.model, arguments.out, arguments.resume)
-    except LyricsError as error:
-        raise SystemExit(f"error: {error}") from error
-    except KeyboardInterrupt:
-        parts = _find_parts(arguments.out)
-        kept = f"{parts[0]} is kept, and the same command with --resume goes on from it" if parts else "nothing is kept"
-        print(f"\ninterrupted: {kept}.", file=sys.stderr)
-        raise SystemExit(130) from None
+    run_command(lambda a: score_table(**vars(a)), arguments := parser.parse_args(), lambda: _left_of(arguments.out))
 
 
-def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False) -> None:
+def _left_of(out: Path) -> str:
+    parts = _find_parts(out)
+    return f"{parts[0]} is kept, and the same command with --resume goes on from it." if parts else "nothing is kept."
+
+
+def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False, overwrite: bool = False) -> None:
     """Score a table into `out`. Until it is complete it is beside `out` as a `.part`, which `resume` goes on with."""
-    from lyric_utils.songs import STDIN, read_blocks
+    from lyric_utils.tables import STDIN, read_blocks
 
     is_stdin = songs == STDIN
-    if out.exists() and not out.is_file():
-        raise LyricsError(f"{out}: not a file. Give the name of a file with --out.")
-    if os.path.realpath(out) == os.path.realpath(songs):
-        raise LyricsError(f"{out}: this is the table itself. Give another name with --out.")
+    out = Path(os.path.realpath(out))
+    check_out(out, songs, resume or overwrite)
     if is_stdin and (resume or int(os.environ.get("WORLD_SIZE", 1)) > 1):
         raise LyricsError("standard input is read once and by one process: save it to a file first.")
+
+    def read(digest) -> Iterator:
+        for block in read_blocks(songs, BLOCK, ["lyrics"], LETTERS):
+            cells = block[["row", "artist", "title", "lyrics"]].to_numpy().tolist()
+            digest.update(repr(cells).encode("utf-8", "surrogatepass"))
+            yield block
+
     # A first pass counts the rows, and refuses a broken one before hours are spent on those above it.
-    total = None if is_stdin else sum(map(len, read_blocks(songs, BLOCK, ["lyrics"])))
-    blocks = read_blocks(songs, BLOCK, ["lyrics"])
+    first, second = hashlib.sha256(), hashlib.sha256()
+    sizes = [] if is_stdin else [len(block) for block in read(first)]
+    blocks = read(second)
     blocks = chain([next(blocks)], blocks)
 
     from accelerate.utils import broadcast_object_list, gather_object
@@ -65,14 +69,17 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
 
     accelerator, model = start_accelerator(), model or shipped_folder("blend")
     regressor = load_model(model)
-    part = out.with_name(f"{out.name}.{'0' * 8 if is_stdin else _fingerprint(songs, model)}.part")
+    table = hashlib.sha256(f"{BLOCK} {LETTERS} {first.hexdigest()}".encode() + read_file(model / "config.json"))
+    part = out.with_name(f"{out.name}.{'0' * 8 if is_stdin else table.hexdigest()[:8]}.part")
     foreign, is_main = 0, accelerator.is_main_process
     try:
-        [(done, empty)] = broadcast_object_list([_start(part, out, resume) if is_main else None])
-        blocks = islice(blocks, done // BLOCK, None)
-        with progress(desc="predict", unit="song", initial=done, total=total) as bar, ExitStack() as stack:
-            if is_stdin:  # nothing could go on with its part
-                stack.callback(part.unlink, missing_ok=True)
+        with ExitStack() as stack:
+            if is_main:
+                stack.enter_context(exclusive(out))
+                stack.callback(_remove_useless, part, is_stdin)
+            [(skip, done, empty)] = broadcast_object_list([_start(part, out, resume, sizes) if is_main else None])
+            blocks = islice(blocks, skip, None)
+            bar = stack.enter_context(progress(desc="predict", unit="song", initial=done, total=sum(sizes) or None))
             while group := list(islice(blocks, accelerator.num_processes)):
                 scored = gather_object([_score_block(regressor, b) for b in group[accelerator.process_index :][:1]])
                 lines = "".join(text for text, _ in scored).encode().splitlines(keepends=True)
@@ -83,19 +90,35 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
                 done, empty = done + len(lines), empty + sum(line.endswith(EMPTY) for line in lines)
                 foreign += sum(count for _, count in scored)
             if is_main:
+                if not is_stdin and first.digest() != second.digest():
+                    part.unlink()
+                    raise LyricsError(f"{songs}: changed while it was scored. Run the command again.")
+                check_out(out, songs, resume or overwrite)
                 part.replace(out)
     except OSError as error:
-        raise LyricsError(f"{out}: cannot be written ({error.strerror or error}).") from error
+        raise LyricsError(f"{out}: cannot be written ({describe(error)}); {_left_of(out)}") from error
     if is_main:
-        print(f"{out}: {done - empty:,} songs scored, {empty:,} rows without words left empty")
+        print(f"{visible(out)}: {done - empty:,} songs scored, {empty:,} rows without words left empty")
         if foreign:
             print(f"warning: {foreign:,} of the songs scored now are not in English", file=sys.stderr)
     accelerator.end_training()
 
 
+def check_out(out: Path, songs: Path, may_replace: bool) -> None:
+    """Raise `LyricsError` where a table must not be written: over another file, in a checkpoint, among the songs."""
+    if os.path.lexists(out):
+        check_target(out, HEADER.strip())
+        if not may_replace:
+            raise LyricsError(f"{out}: exists already. Add --overwrite, or give another name with --out.")
+    if all(os.path.isfile(out.parent / name) for name in ("config.json", "history.json")):
+        raise LyricsError(f"{out}: lies in the folder of a checkpoint. Give another name with --out.")
+    if out.suffix == ".txt" and out.parent == Path(os.path.realpath(songs)):
+        raise LyricsError(f"{out}: lies among the songs, as one of them. Give another name with --out.")
+
+
 def _score_block(model, songs) -> tuple[str, int]:
     """The lines of the output for some songs, none with a line break inside, and how many songs are not English."""
-    from lyric_utils.songs import count_not_english, has_words, normalise_lyrics
+    from lyric_utils.songs import as_cell, count_not_english, has_words, normalise_lyrics
 
     lyrics = [normalise_lyrics(text) for text in songs["lyrics"]]
     to_score = list(filter(has_words, lyrics))
@@ -104,35 +127,28 @@ def _score_block(model, songs) -> tuple[str, int]:
         scores = iter(model.predict(to_score))
     block = io.StringIO()
     writer = csv.writer(block, lineterminator="\n")
-    for row, *names, text in zip(songs["row"], songs["artist"], songs["title"], lyrics, strict=True):
-        names = [" ".join(str(normalise_lyrics(name)).split()) for name in names]
-        names = [f"'{name}" if name.startswith(("=", "+", "-", "@")) else name for name in names]  # CWE-1236
-        writer.writerow([row, *names, f"{next(scores):.5f}" if has_words(text) else ""])
+    for row, artist, title, text in zip(songs["row"], songs["artist"], songs["title"], lyrics, strict=True):
+        writer.writerow([row, as_cell(artist), as_cell(title), f"{next(scores):.5f}" if has_words(text) else ""])
     return block.getvalue(), count_not_english(to_score)
-
-
-def _fingerprint(songs: Path, model: Path) -> str:
-    """Tells apart the parts of different tables, models and sizes of blocks."""
-    digest = hashlib.sha256(str(BLOCK).encode() + (model / "config.json").read_bytes())
-    for path in sorted(songs.glob("*.txt")) if songs.is_dir() else [songs]:
-        digest.update(os.fsencode(path.name))
-        with open(path, "rb") as file:
-            while data := file.read(2**20):
-                digest.update(data)
-    return digest.hexdigest()[:8]
 
 
 def _find_parts(out: Path) -> list[Path]:
     return sorted(out.parent.glob(f"{glob.escape(out.name)}.????????.part"))
 
 
-def _start(part: Path, out: Path, resume: bool) -> tuple[int, int]:
-    """Make the part, or cut what a stopped run left to whole blocks; return its rows, and how many are empty."""
+def _start(part: Path, out: Path, resume: bool, sizes: list[int]) -> tuple[int, int, int]:
+    """Make the part, or cut what a stopped run left to whole blocks; return its blocks, rows and empty ones."""
     if (left := _find_parts(out)) and not (resume and part in left):
         advice = "add --resume to go on with it, or" if part in left else "it is of other songs or another model:"
         raise LyricsError(f"{left[0]}: left by a run that was stopped; {advice} delete it to start anew.")
-    kept, rows, empty, size = (0, 0, len(HEADER)), 0, 0, len(HEADER)
-    part.parent.mkdir(parents=True, exist_ok=True)
+    if not left and resume and os.path.lexists(out):
+        raise LyricsError(f"{out}: is complete already. Add --overwrite instead of --resume to score it anew.")
+    if left:
+        with open_file(part) as file:
+            if not HEADER.startswith(file.readline(len(HEADER))):
+                raise LyricsError(f"{part}: not the part of a table. Move it away.")
+    ends = {rows: block for block, rows in enumerate(accumulate(sizes), 1)}
+    kept, rows, empty, size = (0, 0, 0, len(HEADER)), 0, 0, len(HEADER)
     with open(part, "ab+") as file:
         file.seek(0)
         if file.readline() != HEADER:
@@ -140,10 +156,16 @@ def _start(part: Path, out: Path, resume: bool) -> tuple[int, int]:
             file.write(HEADER)
         for line in file:
             rows, empty, size = rows + 1, empty + line.endswith(EMPTY), size + len(line)
-            if rows % BLOCK == 0 and line.endswith(b"\n"):
-                kept = rows, empty, size
-        file.truncate(kept[2])
-    return kept[:2]
+            if rows in ends and line.endswith(b"\n"):
+                kept = ends[rows], rows, empty, size
+        file.truncate(kept[3])
+    return kept[:3]
+
+
+def _remove_useless(part: Path, is_stdin: bool) -> None:
+    """Remove a part that no later run could go on with."""
+    if os.path.isfile(part) and (is_stdin or part.stat().st_size <= len(HEADER)):
+        part.unlink()
 
 
 if __name__ == "__main__":

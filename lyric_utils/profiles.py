@@ -2,51 +2,63 @@
 
 import os
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
+from pydantic import ConfigDict, Field
+
+from lyric_utils._checks import Real, Seed, Share, Whole, checked
 from lyric_utils._files import LyricsError
+
+Count = Annotated[Whole, Field(ge=1, lt=2**31)]
+Size = Annotated[Real, Field(ge=0)]
+STRICT = ConfigDict(extra="forbid", revalidate_instances="always")  # for pydantic, see `_checks.validate`
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How one model is built and trained; saved with every checkpoint."""
 
-    model: str  # "baseline", "lora", "full" (the top layers themselves are trained) or "blend" (LoRA and ridge on text)
-    pooling: str = "cls"  # how tokens become one vector: "cls", "mean" or "distinct", see `encoders.pool_tokens`
-    pooled_layers: int = 1  # of the last layers, averaged before pooling; 1 with "cls"
-    adapted_layers: int = 4  # top layers that carry adapters or are trained; the others stay frozen
+    __pydantic_config__ = STRICT
+    model: Literal["baseline", "lora", "full", "blend"]  # "full" trains top layers, "blend" is LoRA and ridge on text
+    pooling: Literal["cls", "mean", "distinct"] = "cls"  # how tokens become a vector, see `encoders.pool_tokens`
+    pooled_layers: Count = 1  # of the last layers, averaged before pooling; 1 with "cls"
+    adapted_layers: Count = 4  # top layers that carry adapters or are trained; the others stay frozen
     target_modules: tuple[str, ...] = ("query", "value")  # linear layers that carry adapters
-    rank: int = 4  # of the adapters, whose update is scaled by alpha / rank (Hu et al. 2021, LoRA)
-    alpha: int = 8
-    lora_dropout: float = 0.0
-    attention_dropout: float = 0.0  # share of attention weights dropped in training
-    loss_on: str = "song"  # compares the mean over a song's chunks with its valence, or "chunk": every chunk
-    init: str = "random"  # before training: "random", "mean" or "kernel", see `distillation.initialise_head`
-    distillation_weight: float = 0.0  # share of two teachers in the targets, 0 to 1, see `distillation.soft_targets`
-    epochs: int = 20
-    batch_songs: int = 32  # songs per optimizer step
-    learning_rate: float = 1e-3  # of the adapters, or of the whole baseline
-    head_learning_rate: float = 1e-3
-    weight_decay: float = 0.0  # of AdamW (Loshchilov & Hutter 2019)
-    warmup: float = 0.0  # share of all steps over which the learning rates rise from zero
-    schedule: str = "constant"  # after the warm-up, or "linear": falling to zero at the last step
-    text_weight: float = 0.0  # of the ridge regression in a blend, 0 to 1, see `blend.blend_predictions`
-    rescale: float = 1.0  # factor by which a blend's scores are moved away from the mean valence
+    rank: Count = 4  # of the adapters, whose update is scaled by alpha / rank (Hu et al. 2021, LoRA)
+    alpha: Count = 8
+    lora_dropout: Share = 0.0
+    attention_dropout: Share = 0.0  # share of attention weights dropped in training
+    loss_on: Literal["song", "chunk"] = "song"  # compares a song's mean with its valence, or every chunk
+    init: Literal["random", "mean", "kernel"] = "random"  # of the head, see `distillation.initialise_head`
+    distillation_weight: Share = 0.0  # share of two teachers in the targets, 0 to 1, see `distillation.soft_targets`
+    epochs: Count = 20
+    batch_songs: Count = 32  # songs per optimizer step
+    learning_rate: Size = 1e-3  # of the adapters, or of the whole baseline
+    head_learning_rate: Size = 1e-3
+    weight_decay: Size = 0.0  # of AdamW (Loshchilov & Hutter 2019)
+    warmup: Share = 0.0  # share of all steps over which the learning rates rise from zero
+    schedule: Literal["constant", "linear"] = (
+        "constant"  # after the warm-up, or "linear": falling to zero at the last step
+    )
+    text_weight: Share = 0.0  # of the ridge regression in a blend, 0 to 1, see `blend.blend_predictions`
+    rescale: Size = 1.0  # factor by which a blend's scores are moved away from the mean valence
 
 
 @dataclass(frozen=True)
 class Profile:
     """One way through the pipeline: songs, encoder, chunking, split and recipes."""
 
+    __pydantic_config__ = STRICT
     name: str
-    source: str  # "sample", "subset" or "kaggle", see `sources.load_source`
-    songs: int | None  # how many songs of the source are drawn at random; None: all
+    source: Literal["sample", "subset", "kaggle"]  # see `sources.load_source`
+    songs: Count | None  # how many songs of the source are drawn at random; None: all
     encoder: str
-    fractions: tuple[float, float, float]  # of train, validation and test, see `songs.split_songs`
+    fractions: tuple[Share, Share, Share]  # of train, validation and test, see `songs.split_songs`
     split_by: str
     recipes: dict[str, Recipe]  # by the name of their checkpoint
-    max_length: int = 512
-    stride: int = 128
-    seed: int = 42
+    max_length: Whole = 512
+    stride: Whole = 128
+    seed: Seed = 42
 
 
 BASELINE = Recipe(model="baseline")
@@ -76,6 +88,7 @@ PROFILES = {
 }  # fmt: skip
 
 
+@checked
 def load_profile(name: str | None = None) -> Profile:
     """The profile of that name, or of the environment variable `LYRICS_PROFILE`, or "sample".
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from lyric_utils._files import LyricsError, atomic_write
+from lyric_utils._checks import Seed, checked
+from lyric_utils._files import LyricsError, describe, write_file
 from lyric_utils._progress import progress
-from lyric_utils.songs import read_songs
+from lyric_utils.profiles import Count, Profile
+from lyric_utils.tables import read_songs
 
 SAMPLE = Path(__file__).resolve().parent.parent / "datasets" / "sample_150.pkl"
 COMMIT = "7eaf7e0e1b0c2a1e4eb8aee9647e4bbed6bf0cc7"  # a fixed commit, so the bytes are fixed as well
@@ -18,7 +20,8 @@ KAGGLE_HANDLE, KAGGLE_FILE = "edenbd/150k-lyrics-labeled-with-spotify-valence", 
 WAY_OUT = "Try again later, or set LYRICS_DATA to the path of a song table on this machine."
 
 
-def load_source(profile) -> pd.DataFrame:
+@checked
+def load_source(profile: Profile) -> pd.DataFrame:
     """Read the songs of a `Profile` as they are in their source: `clean_songs` comes next, then `draw_songs`.
 
     "sample" is the file in this repository. "subset" (2.7 MiB, from GitHub) and "kaggle" (through kagglehub) are
@@ -26,8 +29,6 @@ def load_source(profile) -> pd.DataFrame:
     `LyricsError` if the file is missing or not a song table, or the download failed.
     """
     finders = {"sample": lambda: SAMPLE, "subset": _find_subset, "kaggle": _find_kaggle}
-    if profile.source not in finders:
-        raise LyricsError(f"source={profile.source!r} of profile {profile.name!r}: use one of {', '.join(finders)}.")
     if profile.source == "sample" and not SAMPLE.is_file():
         raise LyricsError(f"{SAMPLE}: missing. Install lyric_utils in place, from a clone: pip install -e .")
     given = os.environ.get("LYRICS_DATA") if profile.source != "sample" else None
@@ -36,18 +37,22 @@ def load_source(profile) -> pd.DataFrame:
     return read_songs(given or finders[profile.source]())
 
 
-def draw_songs(songs: pd.DataFrame, count: int | None, seed: int) -> pd.DataFrame:
+@checked
+def draw_songs(songs: pd.DataFrame, count: Count | None, seed: Seed) -> pd.DataFrame:
     """Draw `count` songs (None: all) from a cleaned table, keeping its order; same table and seed, same songs."""
     if count is None:
         return songs
-    if not 1 <= count <= len(songs):
+    if count > len(songs):
         raise LyricsError(f"{count:,} songs cannot be drawn from {len(songs):,}: ask for fewer, or use a larger table.")
     return songs.sample(count, random_state=seed).sort_index().reset_index(drop=True)
 
 
 def cache_folder() -> Path:
     """Where downloads and computed values are kept: `LYRICS_CACHE`, or `.cache/lyric_utils` in the home folder."""
-    return Path(os.environ.get("LYRICS_CACHE") or Path.home() / ".cache" / "lyric_utils").expanduser()
+    try:
+        return Path(os.environ.get("LYRICS_CACHE") or "~/.cache/lyric_utils").expanduser()
+    except RuntimeError as error:
+        raise LyricsError("there is no home folder to keep a cache in. Set LYRICS_CACHE to a folder.") from error
 
 
 def _find_subset() -> Path:
@@ -59,8 +64,8 @@ def _find_subset() -> Path:
     try:
         with progress(desc="download", total=1, unit="B", unit_scale=True, delay=1) as bar:  # pooch sets the total
             return Path(store.fetch(name, downloader=pooch.HTTPDownloader(progressbar=bar)))
-    except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError
-        raise LyricsError(f"{SUBSET_URL}: not downloaded ({type(error).__name__}: {error}). {WAY_OUT}") from error
+    except Exception as error:  # pooch, requests and urllib3 have dozens of kinds
+        raise LyricsError(f"{SUBSET_URL}: not downloaded to {cache_folder()} ({describe(error)}). {WAY_OUT}") from error
 
 
 def _find_kaggle() -> Path:
@@ -72,9 +77,8 @@ def _find_kaggle() -> Path:
         import kagglehub
 
         path = Path(kagglehub.dataset_download(KAGGLE_HANDLE, path=KAGGLE_FILE))
-        with atomic_write(note) as temporary:
-            temporary.write_text(str(path), encoding="utf-8")
+        write_file(note, str(path).encode(), KAGGLE_FILE.encode())
     except Exception as error:  # kagglehub has a dozen kinds without a common parent
-        url, reason = f"https://www.kaggle.com/datasets/{KAGGLE_HANDLE}", f"{type(error).__name__}: {error}"
-        raise LyricsError(f"{url}: no {KAGGLE_FILE} from there ({reason}). {WAY_OUT}") from error
+        url = f"https://www.kaggle.com/datasets/{KAGGLE_HANDLE}"
+        raise LyricsError(f"{url}: no {KAGGLE_FILE} from there ({describe(error)}). {WAY_OUT}") from error
     return path

@@ -8,25 +8,28 @@ tokens, a song's chunks stay together, and a run killed at any moment goes on to
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
+from pydantic import InstanceOf
 
-from lyric_utils._files import LyricsError, atomic_write
+from lyric_utils._checks import PathLike, checked
+from lyric_utils._files import LyricsError, exclusive, read_file, write_file
 from lyric_utils._progress import progress
-from lyric_utils.chunking import average_by_song
+from lyric_utils.chunking import average_by_song, batch_by_tokens
 from lyric_utils.distillation import TEACHERS, Teachers, initialise_head, soft_targets
 from lyric_utils.encoders import best_device, hash_encoder
-from lyric_utils.features import EncoderFeatures, Features, batch_by_tokens
+from lyric_utils.features import EncoderFeatures, Features
 from lyric_utils.models import SongRegressor, read_batch, score_songs
 from lyric_utils.profiles import Recipe
 from lyric_utils.songs import Split
@@ -52,13 +55,14 @@ def make_examples(
     return examples
 
 
+@checked
 def fit(
-    model: SongRegressor,
-    train_set: Examples,
-    validation_set: Examples,
-    resume_file: str | Path | None = None,
+    model: InstanceOf[SongRegressor],
+    train_set: InstanceOf[Examples],
+    validation_set: InstanceOf[Examples],
+    resume_file: PathLike | None = None,
     initialise: Callable[[SongRegressor, np.ndarray, np.ndarray], None] = initialise_head,
-    precision: str | None = None,
+    precision: Literal["float32", "bfloat16"] | None = None,
 ) -> list[dict]:
     """Train a model by its recipe, from its start, and leave it at its best validation epoch.
 
@@ -73,11 +77,15 @@ def fit(
     `LyricsError` if `resume_file` is damaged or belongs to another run, the loss is no longer a number, a step has
     fewer songs than there are processes, or vectors are missing that the start needs.
     """
-    recipe, state_file = model.recipe, resume_file and Path(resume_file)
-    precision = precision or ("bfloat16" if has_fast_bfloat16() else "float32")
-    if precision not in ("float32", "bfloat16"):
-        raise LyricsError(f"precision={precision!r}: use 'float32' or 'bfloat16'.")
     accelerator = start_accelerator()
+    precision = precision or ("bfloat16" if has_fast_bfloat16() else "float32")
+    writes = resume_file is not None and accelerator.is_main_process
+    with exclusive(resume_file) if writes else nullcontext():
+        return _fit(accelerator, model, train_set, validation_set, resume_file, initialise, precision)
+
+
+def _fit(accelerator, model, train_set, validation_set, state_file, initialise, precision) -> list[dict]:
+    recipe = model.recipe
     model.copy_parameters(model.start)
     if recipe.init == "mean":
         model.start_at(train_set.valence.mean())
@@ -205,12 +213,11 @@ class _Run:
             state = {"fingerprint": self.fingerprint, "history": self.history, "best": self.best}
             content = io.BytesIO()
             torch.save(state | {"parameters": parameters, "optimizer": self.optimizer.state_dict()}, content)
-            with atomic_write(self.file) as temporary:
-                temporary.write_bytes(hashlib.sha256(content.getvalue()).digest() + content.getvalue())
+            write_file(self.file, hashlib.sha256(content.getvalue()).digest() + content.getvalue())
 
     def _load(self) -> None:
         """Take up the state in the file, read by the first process for all; without a file, the run starts anew."""
-        found = self.file.read_bytes() if self.accelerator.is_main_process and self.file.is_file() else None
+        found = read_file(self.file) if self.accelerator.is_main_process and os.path.lexists(self.file) else None
         [found] = broadcast_object_list([found])
         if found is None:
             return

@@ -339,7 +339,7 @@ BAD_TABLES = {
         ".xlsx",
         _sheet(("Ann", WORDS, "River", 0.5), ("Ann", 5, "x", 0.5), ("Ann", True, "x", 0.5), (None, None, None, None),
                (1, WORDS + " Again", 2, "0.5"), ("Ann", WORDS, "x", True), ("Ann", "=1/0", "x", 0.5)),
-        (7, 2),
+        (6, 2),
     ),
 }  # fmt: skip
 
@@ -484,7 +484,7 @@ BAD_CHECKPOINTS = {
     "windows as text": BadCheckpoint("baseline", _change("config.json", "max_length", "512")),
     "stride above the window": BadCheckpoint("baseline", _change("config.json", "stride", 512)),
     "negative stride": BadCheckpoint("baseline", _change("config.json", "stride", -1)),
-    "a later version": BadCheckpoint("lora", _change("config.json", "version", 2)),
+    "a later version": BadCheckpoint("lora", _change("config.json", "version", 3)),
     "weights of another encoder": BadCheckpoint("lora", _change("config.json", "encoder_sha256", "0" * 64)),
     "no encoder": BadCheckpoint("lora", _change("config.json", "encoder_sha256", None)),
     "no checksums": BadCheckpoint("lora", _change("config.json", "sha256", None)),

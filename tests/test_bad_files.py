@@ -24,7 +24,7 @@ from bad_files import (
 )
 
 import lyric_utils as lu
-from lyric_utils._files import atomic_write, atomic_write_folder
+from lyric_utils._files import replacing
 from lyric_utils.encoders import Encoder
 from lyric_utils.profiles import BASELINE, LORA_TUNED
 
@@ -333,8 +333,8 @@ def test_an_error_while_writing_leaves_the_old(tmp_path):
     folder.mkdir()
     (folder / "old").touch()
     before = contents(tmp_path)
-    for writer, target in ((atomic_write, file), (atomic_write_folder, folder)):
-        with suppress(ZeroDivisionError), writer(target) as temporary:
-            (temporary / "new" if temporary.is_dir() else temporary).write_text("new")
+    for target in (file, folder):
+        with suppress(ZeroDivisionError), replacing(target) as new:
+            new.mkdir() if target is folder else new.write_text("new")
             raise ZeroDivisionError
     assert contents(tmp_path) == before

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BertModel
 
 import lyric_utils as lu
-from lyric_utils.checkpoints import PREDICTION_COLUMNS, read_recipe, shipped_folder, tabulate_predictions
+from lyric_utils.checkpoints import PREDICTION_COLUMNS, shipped_folder, tabulate_predictions
 from lyric_utils.profiles import BLEND, LORA_TUNED, PROFILES
 
 NAMES_OF_BEFORE = {
@@ -52,8 +52,6 @@ def test_a_recipe_of_an_earlier_version_is_read(tiny_encoder, tmp_path):
     recipe = replace(BLEND, lora_dropout=0.2)
     fields = {NAMES_OF_BEFORE.get(name, name): value for name, value in asdict(recipe).items()}
     del fields["target_modules"], fields["attention_dropout"]
-    assert read_recipe(fields) == recipe
-
     model = disturb(lu.build_model(tiny_encoder, LORA_TUNED))
     prediction = save_checkpoint(model, tmp_path / "model")
     path = tmp_path / "model" / "config.json"

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from tokenizers import Tokenizer
 
 import lyric_utils as lu
-from lyric_utils.chunking import SONGS_AT_ONCE
+from lyric_utils import chunking
 
 
 def tokens_of(tokenizer, song):
@@ -82,13 +82,14 @@ def test_song_of_4000_tokens_gives_11_chunks(encoder):
     assert chunks.lengths[10] == 4_000 - 10 * (510 - 128) + 2
 
 
-def test_order_across_batches(encoder):
-    count = 2 * SONGS_AT_ONCE + 1
+def test_order_across_batches(encoder, monkeypatch):
+    monkeypatch.setattr(chunking, "LETTERS_AT_ONCE", 100)
+    count = 101
     songs = pd.Series([f"{n} " * (n % 4 + 1) for n in range(count)], index=range(count, 0, -1))
     chunks = lu.chunk_lyrics(songs, encoder.tokenizer, max_length=5, stride=1)
     assert chunks.song_index.tolist() == sorted(chunks.song_index)
     assert [encoder.tokenizer.decode(chunks.input_ids[np.argmax(chunks.song_index == n)]).split()[1] for n in
-            (0, SONGS_AT_ONCE, count - 1)] == ["0", str(SONGS_AT_ONCE), str(count - 1)]  # fmt: skip
+            (0, 51, count - 1)] == ["0", "51", str(count - 1)]  # fmt: skip
 
 
 def test_a_generator_of_songs_is_taken(encoder):

@@ -12,7 +12,7 @@ from test_training import examples_for, without_dropout
 
 import lyric_utils as lu
 from lyric_utils import training
-from lyric_utils.features import batch_by_tokens
+from lyric_utils.chunking import batch_by_tokens
 from lyric_utils.profiles import BASELINE, LORA_TUNED
 
 SHORT = ["river", "morning in the kitchen", "a letter from the station", "rain", "the long way home", "one more summer"]

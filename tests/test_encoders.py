@@ -12,7 +12,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 import lyric_utils as lu
-from lyric_utils._packed import FastDropout, attend_within_chunks, packed_weights
+from lyric_utils._packed import FastDropout, attend_within_chunks, packed_copy
 from lyric_utils.encoders import (
     as_encoder,
     distinct_token_weights,
@@ -191,7 +191,7 @@ def test_distinct_tokens_have_one_vote_each(ids):
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
-def test_packed_weights_give_the_same_and_leave_nothing(activation):
+def test_a_packed_copy_gives_the_same_and_leaves_the_network_as_it_was(activation):
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
     torch.manual_seed(0)
     config = BertConfig(hidden_act=activation, initializer_range=0.5, **size)
@@ -199,13 +199,11 @@ def test_packed_weights_give_the_same_and_leave_nothing(activation):
     hidden, lengths = torch.randn(16, 32), [5, 2, 9]
     with torch.inference_mode():
         plain = run_layer(network.encoder.layer[0], hidden, lengths)
-        with packed_weights(network):
-            packed = run_layer(network.encoder.layer[0], hidden, lengths)
+        packed = run_layer(packed_copy(network).encoder.layer[0], hidden, lengths)
     torch.testing.assert_close(packed, plain, atol=1e-6, rtol=1e-5)
     assert not any("forward" in vars(module) for module in network.modules())
 
 
 def test_without_the_packed_product_nothing_changes(tiny_encoder, monkeypatch):
     monkeypatch.setattr(torch.ops, "mkldnn", object())
-    with packed_weights(tiny_encoder.network):
-        assert not any("forward" in vars(module) for module in tiny_encoder.network.modules())
+    assert not any("forward" in vars(module) for module in packed_copy(tiny_encoder.network).modules())

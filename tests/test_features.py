@@ -12,11 +12,11 @@ from transformers import BertModel
 
 import lyric_utils as lu
 from lyric_utils import features
+from lyric_utils.chunking import batch_by_tokens
 from lyric_utils.encoders import as_encoder
 from lyric_utils.features import (
     CachedFeatures,
     OnTheFlyFeatures,
-    batch_by_tokens,
     embed_chunks,
     encode_chunks,
     extract_features,

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import lyric_utils as lu
-from lyric_utils.songs import artist_key, fingerprint_songs, normalise_lyrics, read_blocks, words_key
+from lyric_utils.songs import artist_key, fingerprint_songs, normalise_lyrics, words_key
+from lyric_utils.tables import read_blocks
 
 RIVER = "We walked along the river and the morning was warm,\nand nobody asked where we had been."
 ROOF = "Nothing but rain on the roof tonight, my friend,\nand I can hear you thinking of the sea."
@@ -131,7 +132,7 @@ def test_every_format_gives_the_same_songs(name, tmp_path):
     read = lu.read_songs(tmp_path / file, ["lyrics"])
     assert read[["row", "artist"]].to_dict("list") == {"row": [0, 1, 2, 3, 4], "artist": [""] * 5}
     assert read[["title", "lyrics"]].map(normalise_lyrics).to_dict("list") == songs.to_dict("list")
-    blocks = list(read_blocks(str(tmp_path / file), 2, ["lyrics"]))
+    blocks = list(read_blocks(tmp_path / file, 2, ["lyrics"]))
     assert [len(block) for block in blocks] == [2, 2, 1]
     pd.testing.assert_frame_equal(pd.concat(blocks, ignore_index=True), read)
 

@@ -14,7 +14,7 @@ from kagglehub.exceptions import UnauthenticatedError
 from lyric_utils import sources
 from lyric_utils._files import LyricsError
 from lyric_utils.profiles import PROFILES
-from lyric_utils.songs import save_songs
+from lyric_utils.tables import save_songs
 
 SONGS = pd.DataFrame(
     {"artist": list("abcde"), "title": list("vwxyz"), "lyrics": ["la"] * 5, "valence": [0.1, 0.2, 0.3, 0.4, 0.5]}

@@ -11,8 +11,8 @@ from torch import nn
 
 import lyric_utils as lu
 from lyric_utils import training
-from lyric_utils._files import remove_leftovers
-from lyric_utils.features import CachedFeatures, EncoderFeatures, OnTheFlyFeatures, batch_by_tokens, encode_chunks
+from lyric_utils.chunking import batch_by_tokens
+from lyric_utils.features import CachedFeatures, EncoderFeatures, OnTheFlyFeatures, encode_chunks
 from lyric_utils.models import score_songs
 from lyric_utils.profiles import BASELINE, FULL, LORA_PAPER, LORA_TUNED
 from lyric_utils.training import Examples, fit, make_examples
@@ -308,13 +308,3 @@ def test_damaged_state_is_refused(tiny_encoder, tmp_path):
         assert file.read_bytes() == damaged
     file.write_bytes(content)
     assert train(model, resume_file=file) == history
-
-
-def test_leftovers_of_killed_runs_are_removed(tmp_path):
-    kept = [tmp_path / name for name in ("lora", "lora.resume.pt", ".lora.notes", ".lora2.x.tmp", ".x.7.tmp")]
-    left = [tmp_path / name for name in (".lora.k3b.tmp", ".lora.resume.pt.77.tmp")]
-    for path in (*kept, *left):
-        path.mkdir() if path.suffix == "" else path.write_text("")
-    (tmp_path / ".lora.abc.tmp" / "new").mkdir(parents=True)
-    remove_leftovers(tmp_path / "lora")
-    assert sorted(tmp_path.iterdir()) == sorted(kept)

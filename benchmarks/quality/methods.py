@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lyric_utils import classical
-from lyric_utils._files import LyricsError, atomic_write
+from lyric_utils._files import LyricsError, replacing
 from lyric_utils.profiles import BASELINE, BLEND, FULL, LORA_PAPER, LORA_TUNED, Recipe, load_profile
 
 RESULTS = Path(__file__).parent / "results"
@@ -144,7 +144,7 @@ def load_problem(split_by: str = "artist") -> Problem:
     else:
         split = lu.split_songs(songs, profile.seed, profile.fractions, split_by)
         stored[split_by] = {side: table["row"].tolist() for side, table in split._asdict().items()}
-        with atomic_write(file) as temporary:
+        with replacing(file) as temporary:
             temporary.write_text(json.dumps(stored) + "\n")
     songs, encoder = pd.concat(split, ignore_index=True), lu.load_encoder(profile.encoder)
     chunks = lu.chunk_lyrics(songs["lyrics"], encoder.tokenizer)
@@ -185,5 +185,5 @@ def read_predictions(name: str, songs: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_predictions(name: str, table: pd.DataFrame) -> None:
-    with atomic_write(RESULTS / f"{name}.csv") as temporary:
+    with replacing(RESULTS / f"{name}.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")

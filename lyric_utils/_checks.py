@@ -1,0 +1,93 @@
+"""The one validator: arguments of public functions, settings, and what the files of a checkpoint or encoder claim."""
+
+import functools
+import inspect
+import os
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
+
+from lyric_utils._files import LyricsError, describe
+
+LARGEST = 1e4  # that a parameter may be; those of pretrained encoders reach some tens
+
+
+def _not_text(value: Any) -> Any:
+    if isinstance(value, str | bytes | bool):
+        raise ValueError("should be a number")
+    return value
+
+
+PathLike = Annotated[Path, Field(strict=False)]  # or a text
+Name = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+Whole = Annotated[int, BeforeValidator(_not_text)]
+Real = Annotated[float, BeforeValidator(_not_text), Field(allow_inf_nan=False)]
+Share = Annotated[Real, Field(ge=0, le=1)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
+
+
+def checked(function: Callable) -> Callable:
+    """Check the arguments of a function against its annotations, and let no error but `LyricsError` out of it.
+
+    Its message names the file that the function works on, if that is its first argument, or else the function.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        place = arguments[0] if arguments and isinstance(arguments[0], str | os.PathLike) else function.__name__
+        try:
+            bound = signature.bind(*arguments, **options)
+            for name in bound.arguments.keys() & (hints := _hints(function)).keys():
+                bound.arguments[name] = validate(hints[name], bound.arguments[name], name)
+            return function(*bound.args, **bound.kwargs)
+        except LyricsError as error:
+            if place == function.__name__ or str(place) in str(error):
+                raise
+            raise LyricsError(f"{place}: {error}") from error
+        except Exception as error:
+            raise LyricsError(f"{place}: {describe(error)}.") from error
+
+    return call
+
+
+@functools.cache
+def _hints(function: Callable) -> dict[str, Any]:
+    return typing.get_type_hints(function, include_extras=True)
+
+
+def validate(kind: Any, value: Any, place: str) -> Any:
+    """The value as the type says, converted where nothing is lost; else a `LyricsError` that names the place."""
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if isinstance(cause := first.get("ctx", {}).get("error"), LyricsError):
+            raise cause from error
+        where, found = ".".join([place, *map(str, first["loc"])]), first["input"]
+        found = repr(found) if isinstance(found, str | int | float | None) else f"<{type(found).__name__}>"
+        message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        raise LyricsError(f"{where}={found[:80]}: {message}.") from error
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter:
+    try:
+        return TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # a dataclass has settings of its own
+        return TypeAdapter(kind)
+
+
+def check_tensors(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless tensors have the expected names, shapes and types, and values of a sensible size."""
+    if names := found.keys() ^ expected.keys():
+        raise ValueError(f"parameters of another model, which differs in {min(names)!r}")
+    for name, values in found.items():
+        kinds = [f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (values, expected[name])]
+        if kinds[0] != kinds[1]:
+            raise ValueError(f"parameters of another model: {name} is {kinds[0]}, not {kinds[1]}")
+        if not (values.abs() <= LARGEST).all():
+            raise ValueError(f"{name} holds values that are not finite numbers, or are beyond {LARGEST:,.0f}")

@@ -1,0 +1,33 @@
+"""What both command lines share: an end in one sentence, whatever happens."""
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from contextlib import suppress
+
+from lyric_utils._files import LyricsError, describe, visible
+
+
+class Parser(ArgumentParser):
+    """Its errors spell out control characters."""
+
+    def error(self, message: str) -> None:
+        super().error(visible(message))
+
+
+def run_command(command: Callable[[Namespace], None], arguments: Namespace, interrupted: Callable[[], str]) -> None:
+    """Run a command; errors end it with exit code 1, Ctrl-C with 130 and the sentence that `interrupted` gives."""
+    try:
+        command(arguments)
+        if sys.stdout:
+            sys.stdout.flush()
+    except LyricsError as error:
+        raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: {visible(interrupted())}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except OSError as error:  # standard output is closed or full; nothing more can be said there
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(f"error: {visible(error.filename or 'standard output')}: {describe(error)}.") from error

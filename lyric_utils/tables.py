@@ -1,0 +1,298 @@
+"""Song tables in files: one reader for all kinds, and a pickle that is safe to open."""
+
+import csv
+import io
+import json
+import math
+import pickle
+import pickletools
+import re
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, dropwhile, zip_longest
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+
+from lyric_utils._checks import PathLike, checked
+from lyric_utils._files import MAX_BYTES, LyricsError, describe, open_file, read_file, write_file
+
+COLUMNS = ["artist", "title", "lyrics", "valence"]  # of a song table, which has a song per row, numbered in "row"
+KAGGLE_NAMES = {"seq": "lyrics", "song": "title", "label": "valence"}
+PLAIN_NAMES = {name: name for name in ("row", *COLUMNS, "split")} | KAGGLE_NAMES
+KINDS = ".csv, .tsv, .json, .jsonl, .xlsx, .pkl"
+STDIN = Path("-")
+BOUNDS = {"rows": 10_000_000, "columns": 1_000, "letters in a cell": 10_000_000, "letters in all": 2**30}
+LONGEST_LINE = 2 * BOUNDS["letters in a cell"]
+EXCEL_ROWS = 2**20
+EMPTY_CELLS = {None, "", "#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A"}  # as Excel spells them
+QUOTES = 'Enclose a cell with separators, quotes or line breaks in "...", and double the quotes inside'
+FORMAT, VERSION = "lyric_utils.songs", 1
+# A pickle of plain builtins needs no others, and none of these imports, calls or builds an object.
+TEXT_OPCODES = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+PLAIN_OPCODES = TEXT_OPCODES | {
+    *("PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINGET", "LONG_BINGET"),
+    *("EMPTY_DICT", "EMPTY_LIST", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "NONE", "NEWTRUE", "NEWFALSE"),
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+}
+
+
+@checked
+def read_songs(path: PathLike, needed: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """Read a song table; its cells are kept as they are, for `clean_songs` to judge.
+
+    `path` is a `.csv` or `.tsv` (comma, semicolon or tab), `.json` (list of records or dict of columns), `.jsonl`,
+    `.xlsx` or `.pkl` (see `save_songs`) file; a folder of `.txt` files, one song each; or "-", a CSV or JSON Lines on
+    standard input. Text is UTF-8, or UTF-16 with a byte order mark. Case does not matter in column names, and Kaggle's
+    `seq`, `song` and `label` mean `lyrics`, `title` and `valence`. A column `row`, or an unnamed first one, numbers the
+    rows; a row without a whole number there gets its position. `artist` and `title`, where not `needed`, may be absent.
+    Raises `LyricsError` if the file cannot be read, has no rows, lacks a column, has a row longer than its header, or
+    is beyond `BOUNDS`.
+    """
+    return next(read_blocks(path, math.inf, needed))
+
+
+def read_blocks(
+    path: Path, rows: float, needed: Sequence[str] = COLUMNS, letters: float = math.inf
+) -> Iterator[pd.DataFrame]:
+    """Like `read_songs`, in blocks that end with the row that brings them to so many rows or letters.
+
+    A CSV or JSON Lines is never held in memory as a whole.
+    """
+    start = 0
+    try:
+        for block, names in _blocks(_read_records(path), rows, letters):
+            yield as_song_table(pd.DataFrame(block, columns=names, dtype=object), needed, start)
+            start += len(block)
+        if not start:
+            raise ValueError("no songs in it. A table needs a header and a row, a folder needs .txt files")
+    except LyricsError:
+        raise
+    except Exception as error:  # pandas and openpyxl raise dozens of kinds on broken files
+        raise LyricsError(f"{'standard input' if path == STDIN else path}: {describe(error)}.") from error
+
+
+def _blocks(records: Iterable[dict], rows: float, letters: float) -> Iterator[tuple[list[dict], list[str]]]:
+    """The records in blocks, each with the names of all columns so far, as long as they keep to the bounds."""
+    block, names, size = [], {}, 0
+    for count, record in enumerate(records, 1):
+        block.append(record)
+        names |= dict.fromkeys(record)
+        cells = [len(cell) for cell in record.values() if isinstance(cell, str)]
+        size += sum(cells)
+        _check_bounds(count, len(names), max(cells, default=0), size)
+        if len(block) >= rows or size >= letters:
+            yield block, [*names]
+            block, size = [], 0
+    if block:
+        yield block, [*names]
+
+
+def _check_bounds(*found: int) -> None:
+    for (what, limit), count in zip(BOUNDS.items(), found, strict=False):
+        if count > limit:
+            raise ValueError(f"{count:,} {what}, but a song table has at most {limit:,}. Split the table")
+
+
+def _read_records(path: Path) -> Iterator[dict]:
+    """The rows of a table, one by one, as column name -> cell; an empty cell is None."""
+    kind = path.suffix.lower()
+    if path.is_dir():
+        for file in sorted(path.glob("*.txt")):
+            yield {"title": file.stem, "lyrics": "".join(_read_lines(open_file(file, MAX_BYTES)))}
+    elif path == STDIN or kind in (".csv", ".tsv", ".jsonl"):
+        raw = sys.stdin.buffer if path == STDIN else open_file(path)
+        lines = dropwhile(str.isspace, _read_lines(raw))
+        lines = chain([first := next(lines, "")], lines)
+        if kind == ".jsonl" or (path == STDIN and first.lstrip().startswith("{")):
+            records = enumerate(lines, 1)
+            yield from (_as_record(line, f"line {n}") for n, line in records if line.strip())
+        else:
+            yield from _as_records(_read_csv(lines, first, "\t,;" if kind == ".tsv" else ",;\t"))
+    elif kind == ".json":
+        content = json.loads("".join(_read_lines(open_file(path, MAX_BYTES), -1)))
+        if isinstance(content, dict):
+            _check_bounds(0, len(content))
+            try:
+                content = pd.DataFrame(content, dtype=object).to_dict("records")
+            except ValueError as error:
+                raise ValueError(f"not a readable song table ({error})") from error
+        yield from (_as_record(record, f"record {n}") for n, record in enumerate(content, 1))
+    elif kind == ".xlsx":
+        yield from _as_records(_read_sheet(read_file(path)))
+    elif kind == ".pkl":
+        yield from load_songs(path, ()).to_dict("records")
+    else:
+        open_file(path).close()
+        raise ValueError(f"'{kind}' is not a kind of song table. Use {KINDS}, or a folder of .txt files")
+
+
+def _read_lines(raw: BinaryIO, longest: int = LONGEST_LINE) -> Iterator[str]:
+    number = 1
+    with raw:
+        is_utf16 = re.match(rb"\xff\xfe(?!\0\0)|\xfe\xff", raw.peek(4))  # with two zeros, it is UTF-32
+        text = io.TextIOWrapper(raw, "utf-16" if is_utf16 else "utf-8-sig", newline="")
+        try:
+            while line := text.readline(longest):
+                if len(line) == longest:
+                    raise ValueError(f"line {number} has {longest:,} letters or more. Split the table")
+                number += 1
+                yield line.replace("\0", " ")
+        except UnicodeDecodeError as error:
+            number += error.object[: error.start].count(b"\n")
+            raise ValueError(f"line {number} is not UTF-8 text. Save the file again as UTF-8") from error
+
+
+def _read_csv(lines: Iterator[str], header: str, separators: str) -> Iterator[tuple[int, list]]:
+    csv.field_size_limit(BOUNDS["letters in a cell"])  # an unclosed quote swallows no more than that
+    separator = max(separators, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
+    reader, line = csv.reader(lines, delimiter=separator, strict=True), 0
+    try:
+        for cells in reader:
+            if cells:  # a blank line has none
+                yield line + 1, [cell or None for cell in cells]
+            line = reader.line_num
+    except csv.Error as error:
+        reason = str(error).replace("unexpected end of data", "its quote is never closed")
+        raise ValueError(f"the row at line {line + 1} cannot be read: {reason}. {QUOTES}") from error
+
+
+def _read_sheet(content: bytes) -> Iterator[tuple[int, list]]:
+    """The rows of an Excel file that have values, streamed: far cells and false dimensions cost no memory."""
+    from openpyxl import load_workbook
+
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if (size := sum(entry.file_size for entry in archive.infolist())) > MAX_BYTES:
+            raise ValueError(f"{size:,} bytes unpacked, but at most {MAX_BYTES:,} are read. Save it as .csv")
+    sheet = load_workbook(io.BytesIO(content), read_only=True, data_only=True).worksheets[0]
+    sheet.reset_dimensions()
+    for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
+        if number > EXCEL_ROWS:
+            raise ValueError(f"a row beyond {EXCEL_ROWS:,}, the last of an Excel sheet")
+        cells = [None if cell in EMPTY_CELLS else cell for cell in cells]
+        while cells and cells[-1] is None:
+            cells.pop()
+        if cells:  # Excel writes "\r" as _x000D_
+            yield number, [cell.replace("_x000D_", "\r") if isinstance(cell, str) else cell for cell in cells]
+
+
+def _as_records(rows: Iterator[tuple[int, list]]) -> Iterator[dict]:
+    header = next(rows, (0, []))[1]
+    names = _plain_names(header)
+    for line, cells in rows:
+        if len(cells) > len(names):
+            reason = f"it has {len(cells)} cells, the header {len(names)}"
+            raise ValueError(f"the row at line {line} cannot be read: {reason}. {QUOTES}")
+        if cells == header:
+            raise ValueError(f"line {line} is the header again. Remove it")
+        yield dict(zip_longest(names, cells))
+
+
+def _as_record(record: object, place: str) -> dict:
+    with suppress(json.JSONDecodeError):
+        record = json.loads(record) if isinstance(record, str) else record
+    if not isinstance(record, dict):
+        raise ValueError(f'{place} is not a JSON record such as {{"lyrics": "..."}}')
+    return dict(zip(_plain_names(record), record.values(), strict=True))
+
+
+def _plain_names(names: Iterable) -> list[str]:
+    """The columns as a song table names them: "row" for an unnamed first one, "" for any other without a name."""
+    names = ["" if name is None or str(name).startswith("Unnamed: ") else str(name).strip() for name in names]
+    _check_bounds(0, len(names))
+    plain = [PLAIN_NAMES.get(name.lower(), name) for name in names]
+    if plain[:1] == [""] and "row" not in plain:
+        plain[0] = "row"
+    seen: set[str] = set()
+    if twice := [name for name in plain if name and (name in seen or seen.add(name))]:
+        raise ValueError(f"two columns are the song's {twice[0][:40]!r}. Remove or rename one of them")
+    return plain
+
+
+def as_song_table(table: pd.DataFrame, needed: Sequence[str] = COLUMNS, start: int = 0) -> pd.DataFrame:
+    """The table with the columns of a song table first and its rows numbered, positions being counted from `start`.
+
+    Raises `ValueError` if a column is missing or stands twice.
+    """
+    table = table.set_axis(_plain_names(table.columns), axis=1).reset_index(drop=True)
+    if missing := [name for name in needed if name not in table.columns]:
+        kaggle = {plain: f" (or '{name}')" for name, plain in KAGGLE_NAMES.items()}
+        wanted = ", ".join(f"'{name}'{kaggle.get(name, '')}" for name in missing)
+        found = ", ".join(repr(name[:20]) for name in table.columns[:10])
+        raise ValueError(f"column {wanted} is missing; the columns are {found}")
+    position = pd.Series(range(start, start + len(table)), dtype=float)
+    number = table["row"].map(as_number).astype(float) if "row" in table.columns else position
+    number = number.where((number % 1 == 0) & (number.abs() < 2**53), position).astype(int)
+    for name in {"artist", "title"}.difference(needed):
+        table[name] = table[name].where(table[name].notna(), "") if name in table.columns else ""
+    extras = [name for name in table.columns if name and name not in ("row", *COLUMNS)]
+    return table.assign(row=number)[["row", *(name for name in COLUMNS if name in table.columns), *extras]]
+
+
+def as_number(value: object) -> float:
+    """The number that a cell holds or spells, else NaN."""
+    try:
+        return np.nan if isinstance(value, bool | np.bool_) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return np.nan
+
+
+@checked
+def save_songs(songs: pd.DataFrame, path: PathLike) -> None:
+    """Write a song table as a pickle of plain builtins (dict of lists), the same bytes for the same songs.
+
+    Raises `LyricsError` if a column holds anything but text, numbers or lists of them, writing fails, or `path` is
+    another file than a song pickle.
+    """
+    if not all(isinstance(name, str) for name in songs.columns) or not songs.columns.is_unique:
+        raise LyricsError(f"{path}: not written, since the names of columns must be texts that differ.")
+    try:  # through JSON, so that only plain builtins remain and no two values share one object
+        columns = json.loads(json.dumps(songs.to_dict("list"), ensure_ascii=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise LyricsError(f"{path}: a song pickle holds text, numbers and lists of them only ({error}).") from error
+    payload = {"format": FORMAT, "version": VERSION, "columns": columns}
+    write_file(path, pickle.dumps(payload, protocol=4), FORMAT.encode())
+
+
+class _PlainUnpickler(pickle.Unpickler):  # see "Restricting Globals" in Python's documentation of pickle
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+@checked
+def load_songs(path: PathLike, needed: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """Read a pickle that `save_songs` wrote. Code in it never runs: only opcodes of plain builtins are loaded."""
+    data = read_file(path, 2 * MAX_BYTES)  # once: what is checked is what is loaded
+    try:
+        _check_opcodes(data)
+        payload = _PlainUnpickler(io.BytesIO(data)).load()
+        if (payload["format"], payload["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"its format is {payload['format']!r}, version {payload['version']!r}")
+        if not all(isinstance(column, list) for column in payload["columns"].values()):
+            raise ValueError("its columns are not lists")
+        _plain_names(payload["columns"])
+        table = as_song_table(pd.DataFrame(payload["columns"]), needed)
+        if not list(_blocks(table.to_dict("records"), 1, 0)):  # within the bounds
+            raise ValueError("no songs in it")
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise LyricsError(f"{path}: refused, not a song pickle as save_songs writes it ({describe(error)}).") from error
+    return table
+
+
+def _check_opcodes(data: bytes) -> None:
+    """Raise unless a pickle holds plain builtins alone, and each list once, so that it is no larger than its file."""
+    memo, before = [], ""
+    for opcode, argument, position in pickletools.genops(data):
+        if opcode.name not in PLAIN_OPCODES:
+            raise ValueError(f"opcode {opcode.name} at byte {position} could run code")
+        if isinstance(argument, str):
+            argument.encode()  # raises for a lone surrogate, which is no text and could not be written
+        if opcode.name == "MEMOIZE":
+            memo.append(before in TEXT_OPCODES)
+        elif opcode.name.endswith("BINGET") and not memo[argument]:
+            raise ValueError(f"byte {position} refers to a list a second time")
+        before = opcode.name
