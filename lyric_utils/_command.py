@@ -4,7 +4,6 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from contextlib import suppress
 
 from lyric_utils._files import LyricsError, describe, visible
 
@@ -20,14 +19,12 @@ def run_command(command: Callable[[Namespace], None], arguments: Namespace, inte
     """Run a command; errors end it with exit code 1, Ctrl-C with 130 and the sentence that `interrupted` gives."""
     try:
         command(arguments)
-        if sys.stdout:
-            sys.stdout.flush()
+        print(end="", flush=True)
     except LyricsError as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         print(f"\ninterrupted: {visible(interrupted())}", file=sys.stderr)
         raise SystemExit(130) from None
-    except OSError as error:  # standard output is closed or full; nothing more can be said there
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # standard output is closed or full: what is left for it goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(f"error: {visible(error.filename or 'standard output')}: {describe(error)}.") from error

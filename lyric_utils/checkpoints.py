@@ -5,7 +5,7 @@ import io
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from pydantic import BeforeValidator, InstanceOf
 from safetensors.torch import load, save
+from typing_extensions import TypedDict  # which pydantic needs before Python 3.12
 
 from lyric_utils._checks import PathLike, Real, Seed, Whole, check_tensors, checked, validate
 from lyric_utils._files import LyricsError, read_file, replacing
@@ -27,7 +28,6 @@ from lyric_utils.songs import as_cell
 
 SHIPPED = Path(__file__).resolve().parent.parent / "trained_models"
 CARD = Path(__file__).with_name("model_card.md")
-FORMAT_VERSION = 2
 HASHES = {1: hash_parameters, 2: hash_encoder}  # what `encoder_sha256` is, by version
 FILES = {"config.json", "history.json", "metrics.json", "predictions.csv", "README.md", "adapter_config.json"}
 # Fields of a recipe, as checkpoints of earlier versions name them.
@@ -36,39 +36,19 @@ RENAMED |= {"words_share": "text_weight", "stretch": "rescale"}
 PREDICTION_COLUMNS = {"row": int, "artist": str, "title": str, "words": int, "chunks": int}
 PREDICTION_COLUMNS |= {"valence": float, "prediction": float}
 LIBRARIES = ("numpy", "pandas", "torch", "transformers", "peft", "safetensors")
-Model = SongRegressor | BlendRegressor
+Model = InstanceOf[SongRegressor] | InstanceOf[BlendRegressor]
 
 
 def _as_today(fields: Any) -> Any:
-    is_table = isinstance(fields, dict)
-    return {RENAMED.get(name, name): value for name, value in fields.items()} if is_table else fields
+    return {RENAMED.get(name, name): fields[name] for name in fields} if isinstance(fields, dict) else fields
 
 
-@dataclass
-class Config:
-    """What config.json says of a checkpoint."""
-
-    version: Literal[1, 2]
-    recipe: Annotated[Recipe, BeforeValidator(_as_today)]
-    encoder: str
-    encoder_sha256: str
-    max_length: Whole
-    stride: Whole
-    profile: str
-    seed: Seed
-    sha256: dict[str, str]  # of the files with parameters
-
-
-@dataclass
-class Epoch:
-    """A line of history.json."""
-
-    epoch: Whole
-    train_loss: Real
-    validation_mse: Real
-
-
-CONTENT = {"config.json": Config, "history.json": list[Epoch], "metrics.json": dict[str, Real | None]}
+# What the files of a checkpoint must say; they may say more.
+FIELDS = {"recipe": Annotated[Recipe, BeforeValidator(_as_today)], "version": Literal[1, 2], "sha256": dict[str, str]}
+FIELDS |= {"encoder": str, "encoder_sha256": str, "max_length": Whole, "stride": Whole, "profile": str, "seed": Seed}
+Config = TypedDict("Config", FIELDS)
+History = list[TypedDict("Epoch", {"epoch": Whole, "train_loss": Real, "validation_mse": Real})]
+CONTENT = {"config.json": Config, "history.json": History, "metrics.json": dict[str, Real | None]}
 
 
 class Results(NamedTuple):
@@ -96,31 +76,23 @@ def tabulate_predictions(songs: pd.DataFrame, chunks_per_song: np.ndarray, predi
 
 def check_folder(folder: Path) -> None:
     """Check that `save_model` may write this folder, where nothing stands but a checkpoint; raises `LyricsError`."""
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise LyricsError(f"{folder}: exists and is no checkpoint. Remove it, or give another name.")
-    found = {file.name for file in folder.iterdir() if file.suffix != ".safetensors"} if folder.is_dir() else set()
-    if strange := found - FILES:
+    found = os.listdir(folder) if os.path.lexists(folder) else []
+    if strange := {name for name in found if not name.endswith(".safetensors")} - FILES:
         raise LyricsError(f"{folder}: {min(strange)} is no part of a checkpoint. Move it away, or give another name.")
 
 
 @checked
 def save_model(
-    model: InstanceOf[SongRegressor] | InstanceOf[BlendRegressor],
-    folder: PathLike,
-    *,
-    profile: str,
-    history: list,
-    predictions: pd.DataFrame,
-    metrics: dict,
+    model: Model, folder: PathLike, *, profile: str, history: list, predictions: pd.DataFrame, metrics: dict,
     training_songs: str = "",
-) -> None:
+) -> None:  # fmt: skip
     """Write a checkpoint folder, all or nothing: parameters as safetensors, the rest as JSON, CSV and Markdown.
 
     profile: its name; history, predictions, metrics: see `Results`; training_songs: see `songs.fingerprint_songs`.
     Raises `LyricsError` if the folder cannot be written, or holds something else than a checkpoint.
     """
     check_folder(folder)
-    config = {"version": FORMAT_VERSION, "recipe": asdict(model.recipe)}
+    config = {"version": max(HASHES), "recipe": asdict(model.recipe)}
     config |= {"encoder": model.encoder.name, "encoder_sha256": hash_encoder(model.encoder)}
     config |= {"max_length": model.max_length, "stride": model.stride, "profile": profile, "seed": model.seed}
     config |= {"training_songs": training_songs, "versions": versions(), "sha256": {}}
@@ -148,17 +120,17 @@ def load_model(folder: PathLike, encoder: InstanceOf[Encoder] | None = None) -> 
     Raises `LyricsError` if a file is missing or damaged, or the encoder is another one.
     """
     config = validate(Config, _read(folder / "config.json"), "config.json")
-    encoder = encoder or load_encoder(config.encoder)
-    if HASHES[config.version](encoder) != config.encoder_sha256:
+    encoder = encoder or load_encoder(config["encoder"])
+    if HASHES[config["version"]](encoder) != config["encoder_sha256"]:
         reason = f"{encoder.name!r} has other parameters, settings or tokens"
-        raise ValueError(f"config.json: trained on encoder {config.encoder!r}, and {reason}")
-    check_windows(encoder.tokenizer, config.max_length, config.stride)
-    recipe, is_blend = config.recipe, config.recipe.model == "blend"
-    network = replace(recipe, model="lora") if is_blend else recipe
-    model = build_model(encoder, network, config.seed, config.max_length, config.stride)
+        raise ValueError(f"config.json: trained on encoder {config['encoder']!r}, and {reason}")
+    windows = {name: config[name] for name in ("max_length", "stride")}
+    check_windows(encoder.tokenizer, **windows)
+    recipe, is_blend = config["recipe"], config["recipe"].model == "blend"
+    model = build_model(encoder, replace(recipe, model="lora") if is_blend else recipe, config["seed"], **windows)
     expected = model.state_files()
-    names = [*expected, TEXT_FILE] if is_blend else [*expected]
-    files = {name: _read_tensors(folder / name, config.sha256.get(name)) for name in names}
+    names = [*expected, TEXT_FILE] if is_blend else expected
+    files = {name: _read_tensors(folder / name, config["sha256"].get(name)) for name in names}
     for name, tensors in expected.items():
         check_tensors(files[name], tensors)
     model.load_state_files(files)

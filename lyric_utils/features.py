@@ -18,20 +18,13 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import Field, InstanceOf
 
+from lyric_utils import encoders
 from lyric_utils._checks import Whole, checked
 from lyric_utils._files import LyricsError, describe, replacing
 from lyric_utils._packed import packed_copy
 from lyric_utils._progress import progress
 from lyric_utils.chunking import Chunks, average_by_song, batch_by_tokens
-from lyric_utils.encoders import (
-    Encoder,
-    distinct_token_weights,
-    embed_tokens,
-    hash_encoder,
-    pool_tokens,
-    run_layer,
-    run_layer_for_first_token,
-)
+from lyric_utils.encoders import Encoder, hash_encoder
 from lyric_utils.sources import cache_folder
 
 CACHE_FORMAT = 5  # raised when the content of an entry changes
@@ -81,9 +74,9 @@ class OnTheFlyFeatures:
     @torch.no_grad()
     def read(self, indices: np.ndarray) -> torch.Tensor:
         chunks = [self.chunks.input_ids[item] for item in indices]
-        hidden = embed_tokens(self.encoder.network, chunks)
+        hidden = encoders.embed_tokens(self.encoder.network, chunks)
         for layer in self.encoder.layers[: self.frozen_layers]:
-            hidden = run_layer(layer, hidden, [len(ids) for ids in chunks])
+            hidden = encoders.run_layer(layer, hidden, [len(ids) for ids in chunks])
         return hidden
 
     def read_token_weights(self, indices: np.ndarray) -> torch.Tensor:
@@ -134,9 +127,7 @@ def extract_features(
     """
     frozen_layers, tokens = len(encoder.layers) - adapted_layers, int(chunks.lengths.sum())
     if frozen_layers < 0:
-        raise LyricsError(
-            f"adapted_layers={adapted_layers}: encoder {encoder.name!r} has {len(encoder.layers)} layers."
-        )
+        raise LyricsError(f"adapted_layers={adapted_layers}: the encoder has {len(encoder.layers)} layers.")
     key = hashlib.sha256(f"{CACHE_FORMAT} {hash_encoder(encoder)} {frozen_layers}".encode())
     for array in (chunks.lengths, *chunks.input_ids):
         key.update(array.tobytes())
@@ -148,7 +139,7 @@ def extract_features(
         entry = _read_entry(folder, shapes)
         if entry is None and _wait_for(lock, folder):  # of several processes, one fills the entry
             entry = _read_entry(folder, shapes)
-            if entry is None and _has_room(folder.parent, 2 * tokens * encoder.hidden_size):
+            if entry is None and _has_room(folder.parent, 2.2 * tokens * encoder.hidden_size):
                 with replacing(folder) as new:
                     new.mkdir()
                     with open(new / "states.npy", "wb") as states:
@@ -197,11 +188,10 @@ def _read_entry(folder: Path, shapes: tuple) -> tuple[np.ndarray, np.ndarray] | 
         return None
 
 
-def _has_room(folder: Path, needed: int) -> bool:
-    free = shutil.disk_usage(folder).free
-    if needed * 1.1 > free:
+def _has_room(folder: Path, needed: float) -> bool:
+    if needed > (free := shutil.disk_usage(folder).free):
         print(f"Features not cached: {needed / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free.")
-    return needed * 1.1 <= free
+    return needed <= free
 
 
 @torch.inference_mode()
@@ -217,10 +207,11 @@ def encode_chunks(
             states.write(hidden.half().cpu().numpy().tobytes())
         outputs = [hidden]
         for layer in encoder.layers[lower.frozen_layers :]:
-            outputs.append(run_layer(layer, outputs[-1], lengths))
+            outputs.append(encoders.run_layer(layer, outputs[-1], lengths))
         weights = lower.read_token_weights(indices).to(hidden.device)
-        pooled = [pool_tokens(outputs[-1], lengths, "cls")]
-        pooled += [pool_tokens(o, lengths, pool, weights) for pool in ("mean", "distinct") for o in outputs[1:]]
+        pooled = [encoders.pool_tokens(outputs[-1], lengths, "cls")]
+        for pooling in ("mean", "distinct"):
+            pooled += [encoders.pool_tokens(output, lengths, pooling, weights) for output in outputs[1:]]
         vectors.append(torch.stack(pooled).cpu().numpy())
     return np.concatenate(vectors, axis=1)
 
@@ -234,7 +225,7 @@ def embed_chunks(encoder: Encoder, chunks: Chunks, pooling: str = "cls") -> np.n
     lower = OnTheFlyFeatures(encoder, len(encoder.layers) - 1, chunks)
     for indices in _batches(lower.lengths):
         lengths = lower.lengths[indices].tolist()
-        vectors.append(run_layer_for_first_token(encoder.layers[-1], lower.read(indices), lengths))
+        vectors.append(encoders.run_layer_for_first_token(encoder.layers[-1], lower.read(indices), lengths))
     return torch.cat(vectors).cpu().numpy()
 
 
@@ -247,4 +238,4 @@ def _batches(lengths: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _token_weights(input_ids: Sequence[np.ndarray], indices: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate([distinct_token_weights(input_ids[item]) for item in indices]))
+    return torch.from_numpy(np.concatenate([encoders.distinct_token_weights(input_ids[item]) for item in indices]))

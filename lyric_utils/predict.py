@@ -10,13 +10,14 @@ import io
 import os
 import sys
 import warnings
+from bisect import bisect
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import accumulate, chain, islice
 from pathlib import Path
 
 from lyric_utils._command import Parser, run_command
-from lyric_utils._files import LyricsError, check_target, describe, exclusive, open_file, read_file, visible
+from lyric_utils._files import LyricsError, check_target, describe, exclusive, read_file, visible
 
 BLOCK, LETTERS = 256, 2**20  # songs, and about how many letters, that one process scores at a time
 HEADER, EMPTY = b"row,artist,title,prediction\n", b",\n"  # first line, and end of a line without prediction
@@ -34,18 +35,12 @@ def main() -> None:
     run_command(lambda a: score_table(**vars(a)), arguments := parser.parse_args(), lambda: _left_of(arguments.out))
 
 
-def _left_of(out: Path) -> str:
-    parts = _find_parts(out)
-    return f"{parts[0]} is kept, and the same command with --resume goes on from it." if parts else "nothing is kept."
-
-
 def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False, overwrite: bool = False) -> None:
     """Score a table into `out`. Until it is complete it is beside `out` as a `.part`, which `resume` goes on with."""
     from lyric_utils.tables import STDIN, read_blocks
 
-    is_stdin = songs == STDIN
-    out = Path(os.path.realpath(out))
-    check_out(out, songs, resume or overwrite)
+    is_stdin, out = songs == STDIN, Path(os.path.realpath(out))
+    _check_out(out, songs, resume or overwrite)
     if is_stdin and (resume or int(os.environ.get("WORLD_SIZE", 1)) > 1):
         raise LyricsError("standard input is read once and by one process: save it to a file first.")
 
@@ -67,44 +62,45 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
     from lyric_utils.checkpoints import load_model, shipped_folder
     from lyric_utils.training import start_accelerator
 
-    accelerator, model = start_accelerator(), model or shipped_folder("blend")
+    accelerator, model, foreign = start_accelerator(), model or shipped_folder("blend"), 0
     regressor = load_model(model)
-    table = hashlib.sha256(f"{BLOCK} {LETTERS} {first.hexdigest()}".encode() + read_file(model / "config.json"))
-    part = out.with_name(f"{out.name}.{'0' * 8 if is_stdin else table.hexdigest()[:8]}.part")
-    foreign, is_main = 0, accelerator.is_main_process
+    run = hashlib.sha256(f"{BLOCK} {LETTERS} {first.hexdigest()}".encode() + read_file(model / "config.json"))
+    part = out.with_name(f"{out.name}.{'0' * 8 if is_stdin else run.hexdigest()[:8]}.part")
     try:
         with ExitStack() as stack:
-            if is_main:
+            if is_main := accelerator.is_main_process:
                 stack.enter_context(exclusive(out))
-                stack.callback(_remove_useless, part, is_stdin)
-            [(skip, done, empty)] = broadcast_object_list([_start(part, out, resume, sizes) if is_main else None])
-            blocks = islice(blocks, skip, None)
+            [skip] = broadcast_object_list([_blocks_in(part, out, resume, sizes) if is_main else None])
+            if is_stdin:  # nothing could go on with its part
+                stack.callback(part.unlink, missing_ok=True)
+            done, blocks = sum(sizes[:skip]), islice(blocks, skip, None)
             bar = stack.enter_context(progress(desc="predict", unit="song", initial=done, total=sum(sizes) or None))
             while group := list(islice(blocks, accelerator.num_processes)):
                 scored = gather_object([_score_block(regressor, b) for b in group[accelerator.process_index :][:1]])
-                lines = "".join(text for text, _ in scored).encode().splitlines(keepends=True)
                 if is_main:
                     with open(part, "ab") as file:
-                        file.writelines(lines)
-                bar.update(len(lines))
-                done, empty = done + len(lines), empty + sum(line.endswith(EMPTY) for line in lines)
+                        file.write(b"" if file.tell() else HEADER)
+                        file.writelines(lines for lines, _ in scored)
+                bar.update(sum(map(len, group)))
                 foreign += sum(count for _, count in scored)
             if is_main:
                 if not is_stdin and first.digest() != second.digest():
                     part.unlink()
                     raise LyricsError(f"{songs}: changed while it was scored. Run the command again.")
-                check_out(out, songs, resume or overwrite)
+                _check_out(out, songs, resume or overwrite)
                 part.replace(out)
+                lines = out.read_bytes().splitlines(keepends=True)
     except OSError as error:
         raise LyricsError(f"{out}: cannot be written ({describe(error)}); {_left_of(out)}") from error
     if is_main:
-        print(f"{visible(out)}: {done - empty:,} songs scored, {empty:,} rows without words left empty")
+        empty = sum(line.endswith(EMPTY) for line in lines)
+        print(f"{visible(out)}: {len(lines) - 1 - empty:,} songs scored, {empty:,} rows without words left empty")
         if foreign:
             print(f"warning: {foreign:,} of the songs scored now are not in English", file=sys.stderr)
     accelerator.end_training()
 
 
-def check_out(out: Path, songs: Path, may_replace: bool) -> None:
+def _check_out(out: Path, songs: Path, may_replace: bool) -> None:
     """Raise `LyricsError` where a table must not be written: over another file, in a checkpoint, among the songs."""
     if os.path.lexists(out):
         check_target(out, HEADER.strip())
@@ -116,7 +112,7 @@ def check_out(out: Path, songs: Path, may_replace: bool) -> None:
         raise LyricsError(f"{out}: lies among the songs, as one of them. Give another name with --out.")
 
 
-def _score_block(model, songs) -> tuple[str, int]:
+def _score_block(model, songs) -> tuple[bytes, int]:
     """The lines of the output for some songs, none with a line break inside, and how many songs are not English."""
     from lyric_utils.songs import as_cell, count_not_english, has_words, normalise_lyrics
 
@@ -129,43 +125,34 @@ def _score_block(model, songs) -> tuple[str, int]:
     writer = csv.writer(block, lineterminator="\n")
     for row, artist, title, text in zip(songs["row"], songs["artist"], songs["title"], lyrics, strict=True):
         writer.writerow([row, as_cell(artist), as_cell(title), f"{next(scores):.5f}" if has_words(text) else ""])
-    return block.getvalue(), count_not_english(to_score)
+    return block.getvalue().encode(), count_not_english(to_score)
 
 
 def _find_parts(out: Path) -> list[Path]:
     return sorted(out.parent.glob(f"{glob.escape(out.name)}.????????.part"))
 
 
-def _start(part: Path, out: Path, resume: bool, sizes: list[int]) -> tuple[int, int, int]:
-    """Make the part, or cut what a stopped run left to whole blocks; return its blocks, rows and empty ones."""
+def _left_of(out: Path) -> str:
+    parts = _find_parts(out)
+    return f"{parts[0]} is kept, and the same command with --resume goes on from it." if parts else "nothing is kept."
+
+
+def _blocks_in(part: Path, out: Path, resume: bool, sizes: list[int]) -> int:
+    """How many whole blocks a stopped run has left in its part, which is cut to them."""
     if (left := _find_parts(out)) and not (resume and part in left):
         advice = "add --resume to go on with it, or" if part in left else "it is of other songs or another model:"
         raise LyricsError(f"{left[0]}: left by a run that was stopped; {advice} delete it to start anew.")
-    if not left and resume and os.path.lexists(out):
-        raise LyricsError(f"{out}: is complete already. Add --overwrite instead of --resume to score it anew.")
-    if left:
-        with open_file(part) as file:
-            if not HEADER.startswith(file.readline(len(HEADER))):
-                raise LyricsError(f"{part}: not the part of a table. Move it away.")
-    ends = {rows: block for block, rows in enumerate(accumulate(sizes), 1)}
-    kept, rows, empty, size = (0, 0, 0, len(HEADER)), 0, 0, len(HEADER)
-    with open(part, "ab+") as file:
-        file.seek(0)
-        if file.readline() != HEADER:
-            file.truncate(0)
-            file.write(HEADER)
-        for line in file:
-            rows, empty, size = rows + 1, empty + line.endswith(EMPTY), size + len(line)
-            if rows in ends and line.endswith(b"\n"):
-                kept = ends[rows], rows, empty, size
-        file.truncate(kept[3])
-    return kept[:3]
-
-
-def _remove_useless(part: Path, is_stdin: bool) -> None:
-    """Remove a part that no later run could go on with."""
-    if os.path.isfile(part) and (is_stdin or part.stat().st_size <= len(HEADER)):
-        part.unlink()
+    if not left:
+        if resume and os.path.lexists(out):
+            raise LyricsError(f"{out}: is complete already. Add --overwrite instead of --resume to score it anew.")
+        return 0
+    header, *lines = read_file(part).splitlines(keepends=True) or [b""]
+    if not HEADER.startswith(header):
+        raise LyricsError(f"{part}: not the part of a table. Move it away.")
+    ends = [*accumulate(sizes, initial=0)]
+    blocks = bisect(ends, sum(line.endswith(b"\n") for line in lines)) - 1
+    os.truncate(part, len(header + b"".join(lines[: ends[blocks]])) if header == HEADER else 0)
+    return blocks
 
 
 if __name__ == "__main__":

@@ -71,25 +71,21 @@ def clean_songs(songs: pd.DataFrame) -> tuple[pd.DataFrame, CleaningReport]:
         raise LyricsError(f"No usable song among {len(songs)} rows: {reason.value_counts().to_dict()}.")
     words = usable["lyrics"].map(_words_hash)
     reason[usable.index[words.duplicated()]] = "same words as an earlier song (merged)"
-    merged: dict[bytes, tuple[list, list]] = {}
-    for key, song in zip(words, usable.to_dict("records"), strict=True):
-        valences, artists = merged.setdefault(key, ([], []))
-        is_merged = _is_merged(song)
-        valences += song["valences"] if is_merged else [song["valence"]]
-        artists += song["artists"] if is_merged else [song["artist"]]
-    valences, artists = zip(*merged.values(), strict=True)
-    kept = usable[~words.duplicated()].assign(valence=[*map(fmean, valences)], valences=valences, artists=artists)
+    merged = pd.DataFrame(map(_merged_before, usable.to_dict("records")), usable.index).groupby(words, sort=False).sum()
+    columns = {"valence": [*merged["valences"].map(fmean)], **merged.to_dict("list")}
+    kept = usable[~words.duplicated()].assign(**columns)
     dropped = songs.loc[reason.notna(), ["row", "artist", "title"]].assign(reason=reason.dropna())
     return kept.reset_index(drop=True), CleaningReport(len(songs), len(kept), dropped.reset_index(drop=True))
 
 
-def _is_merged(song: dict) -> bool:
-    """Whether an earlier cleaning merged rows into this song: its valence is the mean of theirs."""
+def _merged_before(song: dict) -> dict[str, list]:
+    """The values of all rows that an earlier cleaning merged into this song, whose valence is the mean of theirs."""
     valences, artists = song.get("valences"), song.get("artists")
-    if not (isinstance(valences, list) and isinstance(artists, list) and len(valences) == len(artists) > 0):
-        return False
-    is_plain = all(isinstance(value, float) for value in valences) and all(isinstance(name, str) for name in artists)
-    return is_plain and fmean(valences) == song["valence"]
+    are_lists = isinstance(valences, list) and isinstance(artists, list) and len(valences) == len(artists) > 0
+    are_plain = are_lists and {*map(type, valences)} == {float} and {*map(type, artists)} == {str}
+    if not (are_plain and fmean(valences) == song["valence"]):
+        valences, artists = [song["valence"]], [song["artist"]]
+    return {"valences": valences, "artists": artists}
 
 
 def normalise_lyrics(lyrics: object) -> object:
@@ -104,12 +100,12 @@ def normalise_lyrics(lyrics: object) -> object:
 def list_of_texts(lyrics: Iterable[str]) -> list[str]:
     """The songs as a list of texts; raises `LyricsError` for one text, a table, a dict, or a song that is no text."""
     if isinstance(lyrics, str | bytes | dict | set | pd.DataFrame) or not isinstance(lyrics, Iterable):
-        raise LyricsError(f"a list of texts is needed, not {type(lyrics).__name__}: give songs['lyrics'], or one text in [brackets].")
+        raise LyricsError(f"not a list of texts, but {type(lyrics).__name__}: give songs['lyrics'], or [brackets].")
     lyrics = list(lyrics)
-    for n, text in enumerate(lyrics):
-        if not isinstance(text, str):
-            raise LyricsError(f"song {n} (counting from 0) is {type(text).__name__}, not str: run clean_songs first.")
-    return [limit_marks(text) for text in lyrics]
+    if wrong := [n for n, text in enumerate(lyrics) if not isinstance(text, str)]:
+        kind = type(lyrics[wrong[0]]).__name__
+        raise LyricsError(f"song {wrong[0]} (counting from 0) is {kind}, not str: run clean_songs first.")
+    return [*map(limit_marks, lyrics)]
 
 
 Lyrics = Annotated[Iterable[str], PlainValidator(list_of_texts)]  # as arguments, which arrive as `list_of_texts`

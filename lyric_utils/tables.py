@@ -73,7 +73,8 @@ def read_blocks(
     except LyricsError:
         raise
     except Exception as error:  # pandas and openpyxl raise dozens of kinds on broken files
-        raise LyricsError(f"{'standard input' if path == STDIN else path}: {describe(error)}.") from error
+        source = "standard input" if path == STDIN else path
+        raise LyricsError(f"{source}: not a readable song table: {describe(error)}.") from error
 
 
 def _blocks(records: Iterable[dict], rows: float, letters: float) -> Iterator[tuple[list[dict], list[str]]]:
@@ -117,10 +118,7 @@ def _read_records(path: Path) -> Iterator[dict]:
         content = json.loads("".join(_read_lines(open_file(path, MAX_BYTES), -1)))
         if isinstance(content, dict):
             _check_bounds(0, len(content))
-            try:
-                content = pd.DataFrame(content, dtype=object).to_dict("records")
-            except ValueError as error:
-                raise ValueError(f"not a readable song table ({error})") from error
+            content = pd.DataFrame(content, dtype=object).to_dict("records")
         yield from (_as_record(record, f"record {n}") for n, record in enumerate(content, 1))
     elif kind == ".xlsx":
         yield from _as_records(_read_sheet(read_file(path)))
