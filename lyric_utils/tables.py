@@ -73,8 +73,9 @@ def read_blocks(
     except LyricsError:
         raise
     except Exception as error:  # pandas and openpyxl raise dozens of kinds on broken files
-        source = "standard input" if path == STDIN else path
-        raise LyricsError(f"{source}: not a readable song table: {describe(error)}.") from error
+        source = "standard input (-)" if path == STDIN else path
+        kind = "" if type(error) is ValueError else "not a readable song table: "  # else the message says it all
+        raise LyricsError(f"{source}: {kind}{describe(error)}.") from error
 
 
 def _blocks(records: Iterable[dict], rows: float, letters: float) -> Iterator[tuple[list[dict], list[str]]]:
@@ -118,7 +119,10 @@ def _read_records(path: Path) -> Iterator[dict]:
         content = json.loads("".join(_read_lines(open_file(path, MAX_BYTES), -1)))
         if isinstance(content, dict):
             _check_bounds(0, len(content))
-            content = pd.DataFrame(content, dtype=object).to_dict("records")
+            try:
+                content = pd.DataFrame(content, dtype=object).to_dict("records")
+            except ValueError as error:
+                raise TypeError(error) from error
         yield from (_as_record(record, f"record {n}") for n, record in enumerate(content, 1))
     elif kind == ".xlsx":
         yield from _as_records(_read_sheet(read_file(path)))

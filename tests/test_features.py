@@ -124,7 +124,7 @@ def test_an_interrupted_pass_leaves_nothing(tiny_encoder, chunks, cache, monkeyp
         def interrupted(*arguments):
             raise KeyboardInterrupt
 
-        patched.setattr(features, "pool_tokens", interrupted)
+        patched.setattr(features.encoders, "pool_tokens", interrupted)
         with pytest.raises(KeyboardInterrupt):
             extract_features(tiny_encoder, chunks)
     assert entries(cache) == []

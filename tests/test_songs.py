@@ -168,7 +168,7 @@ def test_standard_input_is_a_pipe():
     done = subprocess.run(command, input="Lyrics\nla\n", capture_output=True, text=True, check=True)
     assert done.stdout == "['la']\n"
     done = subprocess.run(command, input="Artist\nAnn\n", capture_output=True, text=True)
-    assert "LyricsError: standard input: column 'lyrics' (or 'seq') is missing" in done.stderr
+    assert "LyricsError: standard input (-): column 'lyrics' (or 'seq') is missing" in done.stderr
 
 
 @pytest.mark.parametrize(
