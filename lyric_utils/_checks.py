@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import os
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,20 +31,22 @@ Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 def checked(function: Callable) -> Callable:
     """Check the arguments of a function against its annotations, and let no error but `LyricsError` out of it.
 
-    Its message names the file that the function works on, if that is its first argument, or else the function.
+    Its message names the file or encoder that the function works on, or else the function.
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def call(*arguments, **options):
-        place = arguments[0] if arguments and isinstance(arguments[0], str | os.PathLike) else function.__name__
+        place = function.__name__
         try:
             bound = signature.bind(*arguments, **options)
-            for name in bound.arguments.keys() & (hints := _hints(function)).keys():
-                bound.arguments[name] = validate(hints[name], bound.arguments[name], name)
+            for name in [name for name in _hints(function) if name in bound.arguments]:
+                kind, value = _hints(function)[name], bound.arguments[name]
+                bound.arguments[name] = value = validate(kind, value, name)
+                place = str(value) if kind in (PathLike, Name) else place
             return function(*bound.args, **bound.kwargs)
         except LyricsError as error:
-            if place == function.__name__ or str(place) in str(error):
+            if place == function.__name__ or place in str(error):
                 raise
             raise LyricsError(f"{place}: {error}") from error
         except Exception as error:

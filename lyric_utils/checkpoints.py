@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BeforeValidator, InstanceOf
+from pydantic import BeforeValidator, InstanceOf, create_model
 from safetensors.torch import load, save
-from typing_extensions import TypedDict  # which pydantic needs before Python 3.12
 
 from lyric_utils._checks import PathLike, Real, Seed, Whole, check_tensors, checked, validate
 from lyric_utils._files import LyricsError, read_file, replacing
@@ -46,8 +45,8 @@ def _as_today(fields: Any) -> Any:
 # What the files of a checkpoint must say; they may say more.
 FIELDS = {"recipe": Annotated[Recipe, BeforeValidator(_as_today)], "version": Literal[1, 2], "sha256": dict[str, str]}
 FIELDS |= {"encoder": str, "encoder_sha256": str, "max_length": Whole, "stride": Whole, "profile": str, "seed": Seed}
-Config = TypedDict("Config", FIELDS)
-History = list[TypedDict("Epoch", {"epoch": Whole, "train_loss": Real, "validation_mse": Real})]
+Config = create_model("Config", **FIELDS)
+History = list[create_model("Epoch", epoch=Whole, train_loss=Real, validation_mse=Real)]
 CONTENT = {"config.json": Config, "history.json": History, "metrics.json": dict[str, Real | None]}
 
 
@@ -120,17 +119,16 @@ def load_model(folder: PathLike, encoder: InstanceOf[Encoder] | None = None) -> 
     Raises `LyricsError` if a file is missing or damaged, or the encoder is another one.
     """
     config = validate(Config, _read(folder / "config.json"), "config.json")
-    encoder = encoder or load_encoder(config["encoder"])
-    if HASHES[config["version"]](encoder) != config["encoder_sha256"]:
+    encoder = encoder or load_encoder(config.encoder)
+    if HASHES[config.version](encoder) != config.encoder_sha256:
         reason = f"{encoder.name!r} has other parameters, settings or tokens"
-        raise ValueError(f"config.json: trained on encoder {config['encoder']!r}, and {reason}")
-    windows = {name: config[name] for name in ("max_length", "stride")}
-    check_windows(encoder.tokenizer, **windows)
-    recipe, is_blend = config["recipe"], config["recipe"].model == "blend"
-    model = build_model(encoder, replace(recipe, model="lora") if is_blend else recipe, config["seed"], **windows)
+        raise ValueError(f"config.json: trained on encoder {config.encoder!r}, and {reason}")
+    windows, recipe, is_blend = (config.max_length, config.stride), config.recipe, config.recipe.model == "blend"
+    check_windows(encoder.tokenizer, *windows)
+    model = build_model(encoder, replace(recipe, model="lora") if is_blend else recipe, config.seed, *windows)
     expected = model.state_files()
     names = [*expected, TEXT_FILE] if is_blend else expected
-    files = {name: _read_tensors(folder / name, config["sha256"].get(name)) for name in names}
+    files = {name: _read_tensors(folder / name, config.sha256.get(name)) for name in names}
     for name, tensors in expected.items():
         check_tensors(files[name], tensors)
     model.load_state_files(files)

@@ -138,5 +138,5 @@ def _is_trained_on(folder: Path, data: Data, recipe: Recipe) -> bool:
     expected = {"profile": data.profile.name, "seed": data.profile.seed}
     expected["training_songs"] = fingerprint_songs(data.split.train)
     is_same_test = predictions["row"].tolist() == data.split.test["row"].tolist()
-    found = validate(checkpoints.Config, config, str(folder))["recipe"]
+    found = validate(checkpoints.Config, config, str(folder)).recipe
     return is_same_test and expected.items() <= config.items() and found == recipe
