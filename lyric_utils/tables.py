@@ -26,7 +26,7 @@ KAGGLE_NAMES = {"seq": "lyrics", "song": "title", "label": "valence"}
 PLAIN_NAMES = {name: name for name in ("row", *COLUMNS, "split")} | KAGGLE_NAMES
 KINDS = ".csv, .tsv, .json, .jsonl, .xlsx, .pkl"
 STDIN = Path("-")
-BOUNDS = {"rows": 10_000_000, "columns": 1_000, "letters in a cell": 10_000_000, "letters in all": 2**30}
+BOUNDS = {"rows": 2_000_000, "columns": 1_000, "letters in a cell": 10_000_000, "letters": 2**30, "cells": 5_000_000}
 LONGEST_LINE = 2 * BOUNDS["letters in a cell"]
 EXCEL_ROWS = 2**20
 EMPTY_CELLS = {None, "", "#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A"}  # as Excel spells them
@@ -80,16 +80,16 @@ def read_blocks(
 
 def _blocks(records: Iterable[dict], rows: float, letters: float) -> Iterator[tuple[list[dict], list[str]]]:
     """The records in blocks, each with the names of all columns so far, as long as they keep to the bounds."""
-    block, names, size = [], {}, 0
+    block, names, size, cells = [], {}, 0, 0
     for count, record in enumerate(records, 1):
         block.append(record)
         names |= dict.fromkeys(record)
-        cells = [len(cell) for cell in record.values() if isinstance(cell, str)]
-        size += sum(cells)
-        _check_bounds(count, len(names), max(cells, default=0), size)
+        sizes = [len(cell) for cell in record.values() if isinstance(cell, str)]
+        size, cells = size + sum(sizes), cells + len(record)
+        _check_bounds(count, len(names), max(sizes, default=0), size, cells)
         if len(block) >= rows or size >= letters:
             yield block, [*names]
-            block, size = [], 0
+            block, size, cells = [], 0, 0
     if block:
         yield block, [*names]
 
@@ -108,13 +108,14 @@ def _read_records(path: Path) -> Iterator[dict]:
             yield {"title": file.stem, "lyrics": "".join(_read_lines(open_file(file, MAX_BYTES)))}
     elif path == STDIN or kind in (".csv", ".tsv", ".jsonl"):
         raw = sys.stdin.buffer if path == STDIN else open_file(path)
-        lines = dropwhile(str.isspace, _read_lines(raw))
-        lines = chain([first := next(lines, "")], lines)
+        lines = dropwhile(lambda line: line[1].isspace(), enumerate(_read_lines(raw), 1))
+        number, first = next(lines, (1, ""))
+        lines = chain([first], (line for _, line in lines))
         if kind == ".jsonl" or (path == STDIN and first.lstrip().startswith("{")):
-            records = enumerate(lines, 1)
+            records = enumerate(lines, number)
             yield from (_as_record(line, f"line {n}") for n, line in records if line.strip())
         else:
-            yield from _as_records(_read_csv(lines, first, "\t,;" if kind == ".tsv" else ",;\t"))
+            yield from _as_records(_read_csv(lines, first, "\t,;" if kind == ".tsv" else ",;\t", number))
     elif kind == ".json":
         content = json.loads("".join(_read_lines(open_file(path, MAX_BYTES), -1)))
         if isinstance(content, dict):
@@ -149,18 +150,18 @@ def _read_lines(raw: BinaryIO, longest: int = LONGEST_LINE) -> Iterator[str]:
             raise ValueError(f"line {number} is not UTF-8 text. Save the file again as UTF-8") from error
 
 
-def _read_csv(lines: Iterator[str], header: str, separators: str) -> Iterator[tuple[int, list]]:
+def _read_csv(lines: Iterator[str], header: str, separators: str, line: int) -> Iterator[tuple[int, list]]:
     csv.field_size_limit(BOUNDS["letters in a cell"])  # an unclosed quote swallows no more than that
     separator = max(separators, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
-    reader, line = csv.reader(lines, delimiter=separator, strict=True), 0
+    reader, start = csv.reader(lines, delimiter=separator, strict=True), line
     try:
         for cells in reader:
             if cells:  # a blank line has none
-                yield line + 1, [cell or None for cell in cells]
-            line = reader.line_num
+                yield line, [cell or None for cell in cells]
+            line = start + reader.line_num
     except csv.Error as error:
         reason = str(error).replace("unexpected end of data", "its quote is never closed")
-        raise ValueError(f"the row at line {line + 1} cannot be read: {reason}. {QUOTES}") from error
+        raise ValueError(f"the row at line {line} cannot be read: {reason}. {QUOTES}") from error
 
 
 def _read_sheet(content: bytes) -> Iterator[tuple[int, list]]:
@@ -226,9 +227,8 @@ def as_song_table(table: pd.DataFrame, needed: Sequence[str] = COLUMNS, start: i
         wanted = ", ".join(f"'{name}'{kaggle.get(name, '')}" for name in missing)
         found = ", ".join(repr(name[:20]) for name in table.columns[:10])
         raise ValueError(f"column {wanted} is missing; the columns are {found}")
-    position = pd.Series(range(start, start + len(table)), dtype=float)
-    number = table["row"].map(as_number).astype(float) if "row" in table.columns else position
-    number = number.where((number % 1 == 0) & (number.abs() < 2**53), position).astype(int)
+    position = range(start, start + len(table))
+    number = [*map(_row_number, table["row"], position)] if "row" in table.columns else position
     for name in {"artist", "title"}.difference(needed):
         table[name] = table[name].where(table[name].notna(), "") if name in table.columns else ""
     extras = [name for name in table.columns if name and name not in ("row", *COLUMNS)]
@@ -237,10 +237,19 @@ def as_song_table(table: pd.DataFrame, needed: Sequence[str] = COLUMNS, start: i
 
 def as_number(value: object) -> float:
     """The number that a cell holds or spells, else NaN."""
-    try:
-        return np.nan if isinstance(value, bool | np.bool_) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return np.nan
+    with suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(value, bool | np.bool_) and "_" not in str(value):  # Python takes 1_000 for a number
+            return float(value)
+    return np.nan
+
+
+def _row_number(value: object, position: int) -> int:
+    """The whole number of 64 bits that a cell holds or spells, else the row's position."""
+    number = as_number(value)
+    if number % 1 != 0:  # true for NaN and infinity
+        return position
+    number = int(number) if "." in str(value) or "e" in str(value).lower() else int(value)
+    return number if abs(number) < 2**63 else position
 
 
 @checked
