@@ -61,7 +61,7 @@ def read_blocks(
 ) -> Iterator[pd.DataFrame]:
     """Like `read_songs`, in blocks that end with the row that brings them to so many rows or letters.
 
-    A CSV or JSON Lines is never held in memory as a whole.
+    A CSV or JSON Lines is never held in memory as a whole, and `BOUNDS` are those of a block.
     """
     start = 0
     try:
@@ -79,14 +79,14 @@ def read_blocks(
 
 
 def _blocks(records: Iterable[dict], rows: float, letters: float) -> Iterator[tuple[list[dict], list[str]]]:
-    """The records in blocks, each with the names of all columns so far, as long as they keep to the bounds."""
+    """The records in blocks, each with the names of all columns so far, as long as a block keeps to the bounds."""
     block, names, size, cells = [], {}, 0, 0
-    for count, record in enumerate(records, 1):
+    for record in records:
         block.append(record)
         names |= dict.fromkeys(record)
         sizes = [len(cell) for cell in record.values() if isinstance(cell, str)]
         size, cells = size + sum(sizes), cells + len(record)
-        _check_bounds(count, len(names), max(sizes, default=0), size, cells)
+        _check_bounds(len(block), len(names), max(sizes, default=0), size, cells)
         if len(block) >= rows or size >= letters:
             yield block, [*names]
             block, size, cells = [], 0, 0
