@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 from functools import cache
-from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -25,16 +24,16 @@ def attend_within_chunks(query, key, value, query_lengths: list[int], lengths: l
     In bfloat16 and in the backward pass on a CPU, the textbook's steps are two to four times as fast as PyTorch's fused
     kernel, because the attention weights of one chunk fit into the processor's cache.
     """
-    drops = dropout.training and dropout.p > 0
     fused = query.device.type != "cpu" or not (query.requires_grad or query.dtype == torch.bfloat16)
+    fused &= not (dropout.training and dropout.p > 0)
     attended = []
     for chunk in zip(query.split(query_lengths), key.split(lengths), value.split(lengths), strict=True):
         q, k, v = (states.transpose(0, 1)[None] for states in chunk)
-        if fused and not drops:
+        if fused:
             context = F.scaled_dot_product_attention(q, k, v)
         else:
             weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
-            context = (dropout(weights) if drops else weights) @ v
+            context = dropout(weights) @ v
         attended.append(context[0].transpose(0, 1))
     return torch.cat(attended)
 
@@ -42,12 +41,11 @@ def attend_within_chunks(query, key, value, query_lengths: list[int], lengths: l
 def packed_copy(network: nn.Module, *shared: object) -> nn.Module:
     """A copy in evaluation mode for passes without gradients, whose linear layers pack their weights for the CPU once.
 
-    It shares the parameters and the `shared` objects; the network itself stays as it is, so that threads can use it at
-    the same time. About a sixth faster than PyTorch's own product; a GELU after it is computed in the same pass over
-    memory. The operation is PyTorch's own, called by its internal name; where it is missing, and on other devices, the
-    copy computes as the network does.
+    It shares the parameters and the `shared` objects; the network stays as it is, and threads can use it meanwhile. A
+    product is about a sixth faster than PyTorch's usual one, and a GELU after it takes no pass of its own over memory.
+    The operation has an internal name in PyTorch; where it is missing, and on other devices, all is computed as usual.
     """
-    kept = {id(item): item for item in chain(network.parameters(), network.buffers(), shared)}
+    kept = {id(item): item for item in (*network.parameters(), *network.buffers(), *shared)}
     network = copy.deepcopy(network, kept).eval()
     if hasattr(torch.ops.mkldnn, "_linear_pointwise") and all(p.device.type == "cpu" for p in network.parameters()):
         for module in network.modules():
@@ -77,6 +75,6 @@ class FastDropout(nn.Dropout):
 
 def use_fast_dropout(network: nn.Module) -> None:
     """Replace every dropout of a network by `FastDropout`."""
-    for name, module in list(network.named_modules()):
+    for name, module in [*network.named_modules()]:
         if type(module) is nn.Dropout:
             network.set_submodule(name, FastDropout(module.p).train(module.training))

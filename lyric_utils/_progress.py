@@ -7,18 +7,13 @@ from tqdm.auto import tqdm
 
 
 def progress(iterable=None, **options) -> tqdm:
-    """A tqdm bar with an estimate of the time left; `options` are those of tqdm."""
-    return tqdm(iterable, **{"leave": False, "disable": not _is_watched(), "dynamic_ncols": True} | options)
+    """A tqdm bar with an estimate of the time left, where a person sees it; `options` are those of tqdm.
 
-
-def _is_watched() -> bool:
-    """Whether a person sees the output now: a terminal, or a notebook whose front end can answer questions.
-
-    nbconvert, nbclient and nbval run cells with `allow_stdin=False`; Jupyter, Colab and editors do not. Of several
-    processes, the first alone shows progress.
+    That is in a terminal, or in a notebook whose front end can answer questions: nbconvert, nbclient and nbval run
+    cells with `allow_stdin=False`; Jupyter, Colab and editors do not. Of several processes, the first alone shows it.
     """
-    if os.environ.get("RANK", "0") != "0" or sys.stderr is None:
-        return False
     ipython = sys.modules.get("IPython")
     kernel = getattr(ipython and ipython.get_ipython(), "kernel", None)
-    return getattr(kernel, "_allow_stdin", False) if kernel else sys.stderr.isatty()
+    watched = getattr(kernel, "_allow_stdin", False) if kernel else sys.stderr is not None and sys.stderr.isatty()
+    disable = not watched or os.environ.get("RANK", "0") != "0"
+    return tqdm(iterable, **{"leave": False, "disable": disable, "dynamic_ncols": True} | options)

@@ -1,6 +1,7 @@
 """What a fine-tuned encoder learns from simple models: softer targets, and a head that starts where they end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from lyric_utils.models import FineTunedRegressor
 
 Teachers = tuple[Callable[[], Pipeline], Callable[[int, int], Pipeline]]
 TEACHERS: Teachers = (char_tfidf_ridge, nystroem_ridge)  # one reads lyrics, one frozen vectors
-INIT_STEPS = 1_000  # in which a head learns to predict as kernel ridge regression
+INIT_STEPS, BATCH = 1_000, 256  # in which a head learns to predict as kernel ridge regression
 
 
 def soft_targets(songs: pd.DataFrame, vectors: np.ndarray, weight: float, teachers: Teachers = TEACHERS) -> np.ndarray:
@@ -54,33 +55,26 @@ def initialise_head(model: FineTunedRegressor, vectors: np.ndarray, valence: np.
     et al. 2018, "mixup: Beyond Empirical Risk Minimization".
     """
     kernel = nystroem_ridge(*vectors.shape).fit(vectors, valence)
+    varying, scaler, nystroem, ridge = kernel.named_steps.values()
+    scaled, dual = scaler.transform(varying.transform(vectors)), nystroem.normalization_.T @ ridge.coef_
     model.start_at(valence.mean())
     optimizer = torch.optim.Adam(model.head.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1, end_factor=0, total_iters=INIT_STEPS)
-    device, batches = model.output_layer.weight.device, _ask_kernel(kernel, vectors)
-    for mixtures, answers in progress(batches, desc="initialise head", total=INIT_STEPS, unit="step", delay=1):
-        loss = nn.functional.mse_loss(model.head(mixtures.to(device)), answers.to(device))
-        loss.backward()
+    as_tensor = partial(torch.as_tensor, dtype=torch.float32, device=model.output_layer.weight.device)
+    draw = np.random.default_rng(42)
+    for _ in progress(range(INIT_STEPS), desc="initialise head", unit="step", delay=1):
+        first, second = draw.integers(len(scaled), size=(2, BATCH))
+        angle = draw.beta(0.4, 0.4, size=(BATCH, 1)) * np.pi / 2  # mostly one song prevails; the variance is kept
+        mixtures = np.cos(angle) * scaled[first] + np.sin(angle) * scaled[second]
+        answers = rbf_kernel(mixtures, nystroem.components_, nystroem.gamma) @ dual + ridge.intercept_
+        predicted = model.head(as_tensor(varying.inverse_transform(mixtures)))
+        nn.functional.mse_loss(predicted, as_tensor(answers)).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    mean, scale = kernel[0].inverse_transform([kernel[1].mean_, kernel[1].scale_])
+    mean, scale = varying.inverse_transform([scaler.mean_, scaler.scale_])
     scale[scale == 0] = np.inf  # dimensions that were left out get no weight
-    mean, scale = (torch.from_numpy(array).float().to(device) for array in (mean, scale))
     hidden = model.head.layers[0]
     with torch.no_grad():  # from scaled vectors, which it learned on, to vectors as they come
-        hidden.weight /= scale
-        hidden.bias -= hidden.weight @ mean
-
-
-def _ask_kernel(kernel: Pipeline, vectors: np.ndarray, size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches: scaled mixtures of two songs, (size, hidden), and the answers of a fitted `nystroem_ridge`, (size,)."""
-    varying, scaler, nystroem, ridge = kernel.named_steps.values()
-    scaled, dual = scaler.transform(varying.transform(vectors)), nystroem.normalization_.T @ ridge.coef_
-    draw = np.random.default_rng(42)
-    for _ in range(INIT_STEPS):
-        first, second = draw.integers(len(scaled), size=(2, size))
-        angle = draw.beta(0.4, 0.4, size=(size, 1)) * np.pi / 2  # mostly one song prevails; the variance is kept
-        mixtures = np.cos(angle) * scaled[first] + np.sin(angle) * scaled[second]
-        answers = rbf_kernel(mixtures, nystroem.components_, nystroem.gamma) @ dual + ridge.intercept_
-        yield torch.from_numpy(varying.inverse_transform(mixtures)).float(), torch.from_numpy(answers).float()
+        hidden.weight /= as_tensor(scale)
+        hidden.bias -= hidden.weight @ as_tensor(mean)

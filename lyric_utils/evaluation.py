@@ -1,15 +1,16 @@
 """How good are the predicted valences? Scores, bootstrap intervals, errors by bin and calibration.
 
-Every function takes plain sequences (lists, arrays or Series) with one value per song, and raises `LyricsError`
-when they are empty, differ in length or contain a missing value.
+All take lists, arrays or Series of one finite number per song, and raise `LyricsError` where they get anything else.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
-from lyric_utils._files import LyricsError
+from lyric_utils._checks import Real, checked
+from lyric_utils._files import LyricsError, describe
 
 SMALLEST_VARIANCE = 1e-14  # anything below (a standard deviation of 1e-7) counts as constant
 
@@ -22,6 +23,7 @@ class Interval(NamedTuple):
     high: float
 
 
+@checked
 def score(truth, prediction) -> dict[str, float]:
     """Score predictions: mse, rmse, mae, r2, pearson and spearman, defined as in scikit-learn and scipy.
 
@@ -32,6 +34,7 @@ def score(truth, prediction) -> dict[str, float]:
     return _scores_from_sums(terms.sum().to_frame().T).iloc[0].to_dict()
 
 
+@checked
 def score_with_intervals(truth, prediction, groups=None, resamples=1000, seed=42, level=0.95) -> pd.DataFrame:
     """Score predictions with percentile bootstrap intervals (Efron and Tibshirani, 1993, chapter 13).
 
@@ -45,6 +48,7 @@ def score_with_intervals(truth, prediction, groups=None, resamples=1000, seed=42
     return pd.DataFrame(rows, draws.columns.rename("metric"))
 
 
+@checked
 def paired_difference(truth, prediction, reference, groups=None, resamples=1000, seed=42, level=0.95) -> Interval:
     """MSE of `prediction` minus MSE of `reference`, with both scored on the same songs in every resample.
 
@@ -57,6 +61,7 @@ def paired_difference(truth, prediction, reference, groups=None, resamples=1000,
     return percentile_interval(difference.mean(), sums["difference"] / sums["songs"], level)
 
 
+@checked
 def error_by_bin(truth, prediction, values, bins) -> pd.DataFrame:
     """Show where a model errs: MSE and bias (mean of prediction - truth) by valence, length or number of chunks.
 
@@ -65,11 +70,9 @@ def error_by_bin(truth, prediction, values, bins) -> pd.DataFrame:
     Returns a DataFrame: index bin (its label), columns songs, mse, bias (nan for a bin without songs).
     """
     truth, prediction, values = _columns(truth=truth, prediction=prediction, values=values)
-    bins = np.asarray(bins, dtype=float)
-    if len(bins) < 2 or not (np.diff(bins) > 0).all():
-        raise LyricsError("bins must be two or more increasing edges.")
-    if values.min() < bins[0] or values.max() > bins[-1]:
-        raise LyricsError(f"values run from {values.min():g} to {values.max():g}, outside the bins.")
+    bins, lowest, highest = np.asarray(bins, dtype=float), values.min(), values.max()
+    if len(bins) < 2 or not (np.diff(bins) > 0).all() or lowest < bins[0] or highest > bins[-1]:
+        raise LyricsError(f"bins: two or more increasing edges are needed, and no value outside ({lowest:g} to {highest:g}).")
     whole = (bins == np.round(bins)).all() and (values == np.round(values)).all()  # label whole numbers 2–4, 5, 10+
     tops = [*(bins[1:-1] - 1), bins[-1]] if whole else bins[1:]
     labels = [f"{low:g}" if low == top else f"{low:g}–{top:g}" for low, top in zip(bins[:-1], tops, strict=True)]
@@ -79,6 +82,7 @@ def error_by_bin(truth, prediction, values, bins) -> pd.DataFrame:
     return table.groupby("bin", observed=False).agg({"songs": "sum", "mse": "mean", "bias": "mean"})
 
 
+@checked
 def calibration(truth, prediction, bins=10) -> pd.DataFrame:
     """Compare predictions with the truth in `bins` equally large groups of songs, from lowest to highest prediction.
 
@@ -93,21 +97,16 @@ def calibration(truth, prediction, bins=10) -> pd.DataFrame:
 
 
 def _columns(**columns):
-    """Check named columns and return them as float arrays of one length."""
-    arrays = {}
+    """Named columns as float arrays of one length; a `LyricsError` names what is missing, infinite or no number."""
     for name, values in columns.items():
         try:
-            arrays[name] = np.asarray(values, dtype=float)
-        except (TypeError, ValueError):
-            raise LyricsError(f"{name} must hold numbers only.") from None
-        if arrays[name].ndim != 1 or arrays[name].size == 0:
-            raise LyricsError(f"{name} must be a non-empty list of numbers, but has shape {arrays[name].shape}.")
-        if not np.isfinite(arrays[name]).all():
-            raise LyricsError(f"{name} holds a missing or infinite value.")
-    if len({len(array) for array in arrays.values()}) > 1:
-        lengths = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
-        raise LyricsError(f"the lengths differ: {lengths}.")
-    return list(arrays.values())
+            columns[name] = values = np.asarray_chkfinite(values, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise LyricsError(f"{name} must hold finite numbers only ({describe(error)}).") from error
+    shapes = {name: values.shape for name, values in columns.items()}
+    if len({*shapes.values()}) > 1 or values.ndim != 1 or values.size == 0:
+        raise LyricsError(f"lists of equal lengths, not empty, are needed, but the shapes are {shapes}.")
+    return columns.values()
 
 
 def _score_terms(truth, prediction):
@@ -126,9 +125,8 @@ def _scores_from_sums(sums):
     mean = sums.div(sums["songs"], axis=0)
     sides = ("value_x", "value_y", "rank_x", "rank_y")
     variance = pd.DataFrame({side: mean[f"{side}²"] - mean[side] ** 2 for side in sides})
-    variance = variance.where(variance > SMALLEST_VARIANCE)
-    mse, mae = mean["squared_error"], mean["absolute_error"]
-    scores = {"mse": mse, "rmse": np.sqrt(mse), "mae": mae, "r2": 1 - mse / variance["value_x"]}
+    variance, mse = variance.where(variance > SMALLEST_VARIANCE), mean["squared_error"]
+    scores = {"mse": mse, "rmse": np.sqrt(mse), "mae": mean["absolute_error"], "r2": 1 - mse / variance["value_x"]}
     for metric, kind in {"pearson": "value", "spearman": "rank"}.items():
         x, y = f"{kind}_x", f"{kind}_y"
         covariance = mean[f"{kind}_xy"] - mean[x] * mean[y]
@@ -140,10 +138,8 @@ def resample_sums(terms, groups, resamples, seed):
     """Draw as many groups (rows without groups) as there are, with replacement; sum the terms of each resample."""
     if groups is not None:
         groups = pd.Series([*groups])
-        if groups.isna().any():
-            raise LyricsError("groups holds a missing name.")
-        if len(groups) != len(terms):
-            raise LyricsError(f"groups has {len(groups)} names for {len(terms)} songs.")
+        if groups.isna().any() or len(groups) != len(terms):
+            raise LyricsError(f"groups must hold a name for each of the {len(terms)} songs.")
         terms = terms.groupby(groups, sort=False).sum()
     count, values, random = len(terms), terms.to_numpy(dtype=float), np.random.default_rng(seed)
     if count < 2 or resamples < 1:
@@ -152,11 +148,10 @@ def resample_sums(terms, groups, resamples, seed):
     return pd.DataFrame([weight @ values for weight in weights], columns=terms.columns)
 
 
-def percentile_interval(value, draws, level):
+@checked
+def percentile_interval(value, draws, level: Annotated[Real, Field(gt=0, lt=1)]) -> Interval:
     """The percentile interval of the resampled values; those that are undefined (nan) are left out."""
-    if not 0 < level < 1:
-        raise LyricsError(f"level must lie between 0 and 1, but is {level}.")
-    return Interval(float(value), *(float(draws.quantile(share)) for share in ((1 - level) / 2, (1 + level) / 2)))
+    return Interval(float(value), *draws.quantile([(1 - level) / 2, (1 + level) / 2]))
 
 
 def format_interval(value: float, low: float, high: float, digits: int = 4) -> str:

@@ -1,7 +1,6 @@
 """The data figures. Each function takes data, draws on `ax` (a new figure if there is none) and returns the Axes.
 
-Numbers that a reader would quote are not computed here; they come from `lyric_utils.evaluation`. The colours are those
-of Okabe and Ito (2008), then of Tol (2021), and can be told apart with colour-vision deficiency.
+The colours, of Okabe and Ito (2008), then of Tol (2021), can be told apart with colour-vision deficiency.
 """
 
 from itertools import cycle
@@ -9,9 +8,9 @@ from itertools import cycle
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from sklearn.metrics import ConfusionMatrixDisplay
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
@@ -36,14 +35,14 @@ def use_style() -> None:
     plt.rc("figure", **{"dpi": 110, "constrained_layout.use": True})
 
 
-def valence_histogram(valences, ax=None) -> Axes:
+def valence_histogram(valences, ax=None) -> plt.Axes:
     """Number of songs by valence, in bins of 0.05. valences: numbers in [0, 1]."""
     ax = _axes(ax)
     ax.hist(valences, bins=np.linspace(0, 1, 21), color=BLUE, edgecolor="white")
-    return _label(ax, "valence (0 = sad, 1 = happy)", "songs", xlim=(0, 1))
+    return _finish(ax, "valence (0 = sad, 1 = happy)", "songs", xlim=(0, 1))
 
 
-def length_histogram(words, ax=None) -> Axes:
+def length_histogram(words, ax=None) -> plt.Axes:
     """Number of songs by length, with the median; the axis is logarithmic if one song exceeds five medians."""
     ax, words, median, bins = _axes(ax), np.maximum(words, 1), np.median(words), 40
     if words.max() > 5 * median:
@@ -52,59 +51,53 @@ def length_histogram(words, ax=None) -> Axes:
     ax.hist(words, bins=bins, color=BLUE, edgecolor="white")
     ax.axvline(median, color=VERMILION, linewidth=2, label=f"median: {median:.0f} words")
     ax.legend()
-    return _label(ax, "words per song", "songs")
+    return _finish(ax, "words per song", "songs")
 
 
-def artist_histogram(songs_per_artist, ax=None) -> Axes:
+def artist_histogram(songs_per_artist, ax=None) -> plt.Axes:
     """How many artists have 1, 2, 3, ... songs, on logarithmic axes. songs_per_artist: one count per artist."""
     ax = _axes(ax)
     songs, artists = np.unique(songs_per_artist, return_counts=True)
     ax.plot(songs, artists, "o", color=BLUE, alpha=0.8)
     _plain_log_scale(ax, "xy")
-    return _label(ax, "songs per artist", "artists")
+    return _finish(ax, "songs per artist", "artists")
 
 
-def cleaning_bars(counts, ax=None) -> Axes:
+def cleaning_bars(counts, ax=None) -> plt.Axes:
     """What happened to the rows of the source. counts: mapping outcome -> rows, drawn from top to bottom."""
     ax = _axes(ax, height=1 + 0.45 * len(counts))
     ax.bar_label(ax.barh([*counts], [*counts.values()], color=BLUE), fmt="{:,.0f}", padding=4)
-    ax.margins(x=0.12)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.invert_yaxis()
-    ax.grid(False)
-    return _label(ax, "rows", "outcome")
+    return _finish(ax, "rows", "outcome", no_grid="both", xmargin=0.12)
 
 
-def chunk_windows(windows, n_tokens, ax=None) -> Axes:
+def chunk_windows(windows, n_tokens, ax=None) -> plt.Axes:
     """A song of n_tokens as a bar and, below it, its chunks. windows: list of (start, end) positions, end exclusive."""
     ax = _axes(ax, height=1.6 + 0.45 * len(windows))
     starts, ends = np.transpose(windows)
     rows = range(1, len(windows) + 1)
     ax.barh(0, n_tokens, color=GREY, height=0.6)
-    chunks = ax.barh(rows, ends - starts, left=starts, color=SKY, height=0.6)
-    ax.bar_label(chunks, label_type="center")
+    ax.bar_label(ax.barh(rows, ends - starts, left=starts, color=SKY, height=0.6), label_type="center")
     for row, end, next_start in zip(rows, ends, starts[1:], strict=False):
         ax.barh([row, row + 1], max(end - next_start, 0), left=next_start, color=ORANGE, height=0.6)
     ax.set_yticks([0, *rows], ["whole song", *(f"chunk {row}" for row in rows)])
     ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    handles = [Patch(color=SKY, label="read once"), Patch(color=ORANGE, label="read by two chunks (overlap)")]
-    _legend_above(ax, handles=handles)
-    return _label(ax, "token position", "what is read", xlim=(0, n_tokens))
+    boxes = [Patch(color=SKY, label="read once"), Patch(color=ORANGE, label="read by two chunks (overlap)")]
+    return _finish(ax, "token position", "what is read", "y", {"ncols": 3, "handles": boxes}, xlim=(0, n_tokens))
 
 
-def chunk_histogram(chunks_per_song, ax=None) -> Axes:
+def chunk_histogram(chunks_per_song, ax=None) -> plt.Axes:
     """Number of songs by number of chunks, on a logarithmic y axis. chunks_per_song: one integer per song."""
     ax = _axes(ax)
     chunks, songs = np.unique(chunks_per_song, return_counts=True)
     ax.bar_label(ax.bar(chunks, songs, color=BLUE), fmt="{:,.0f}", padding=2)
     _plain_log_scale(ax, "y", steps=(1,))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.grid(axis="x", visible=False)
-    return _label(ax, "chunks per song", "songs", ylim=(0.7, songs.max() * 3))
+    return _finish(ax, "chunks per song", "songs", no_grid="x", ylim=(0.7, songs.max() * 3))
 
 
-def loss_curves(history, constant_mse=None, ax=None) -> Axes:
+def loss_curves(history, constant_mse=None, ax=None) -> plt.Axes:
     """Training loss and validation MSE by epoch, the best epoch in a ring. history: list of dicts as `fit` gives it."""
     ax, history = _axes(ax), pd.DataFrame(history).set_index("epoch")
     mse, best = history["validation_mse"], history["validation_mse"].idxmin()
@@ -115,77 +108,68 @@ def loss_curves(history, constant_mse=None, ax=None) -> Axes:
     if constant_mse is not None:
         ax.axhline(constant_mse, color=GREY, linestyle="--", label="constant mean")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend_above(ax, ncols=2)
-    return _label(ax, "epoch", "mean squared error")
+    return _finish(ax, "epoch", "mean squared error", legend={"ncols": 2})
 
 
-def truth_against_prediction(truth, prediction, name, r2=None, ax=None) -> Axes:
+def truth_against_prediction(truth, prediction, name, r2=None, ax=None) -> plt.Axes:
     """One dot per song; a perfect model stays on the diagonal. name: the method; r2: its R2, for the title."""
     ax = _axes(ax, width=5.5, height=5.5)
     ax.plot([0, 1], [0, 1], "--", color=GREY)
     ax.scatter(truth, prediction, s=16, alpha=0.4, color=_method_colours([name])[name], edgecolors="none")
     ax.set(title=name if r2 is None else f"{name} (R² = {r2:.3f})", aspect="equal")
-    return _label(ax, "true valence", "predicted valence", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    return _finish(ax, "true valence", "predicted valence", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
 
-def metric_bars(table, metric="mse", reference=None, ax=None) -> Axes:
+def metric_bars(table, metric="mse", reference=None, ax=None) -> plt.Axes:
     """One dot and interval per method, the best on top; a metric (a key of `score`) that is nan is called undefined.
 
     table: DataFrame, index method, columns value, low, high. reference: mapping label -> value, for vertical lines.
     """
-    ax, plate = _axes(ax, height=1.6 + 0.5 * len(table)), {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    lower_is_better = metric in ("mse", "rmse", "mae")
+    ax, lower_is_better = _axes(ax, height=1.6 + 0.5 * len(table)), metric in ("mse", "rmse", "mae")
     table, colours = table.sort_values("value", ascending=lower_is_better), _method_colours(table.index)
+    look = {"linewidth": 3, "solid_capstyle": "round", "markevery": [1], "markersize": 9}  # a dot on the middle only
     for row, (method, value, low, high) in enumerate(table[["value", "low", "high"]].itertuples()):
         if np.isnan(value):
             ax.text(0.5, row, "undefined", ha="center", va="center", transform=ax.get_yaxis_transform())
             continue
-        ax.plot([low, high], [row, row], linewidth=3, solid_capstyle="round", color=colours[method])
-        ax.plot(value, row, "o", markersize=9, color=colours[method])
-        ax.text(value, row - 0.2, f"{value:.4f}", ha="center", va="bottom", bbox=plate)
+        ax.plot([low, value, high], [row] * 3, "o-", color=colours[method], **look)
+        ax.text(value, row - 0.2, f"{value:.4f}", ha="center", va="bottom", bbox={"fc": "w", "ec": "none", "pad": 1})
     for line, (label, value) in zip(cycle(["--", ":", "-."]), (reference or {}).items(), strict=False):
         ax.axvline(value, color=BLACK, linestyle=line, linewidth=1.5, label=f"{label}: {value:.4f}")
-    if reference:
-        _legend_above(ax)
-    ax.grid(axis="y", visible=False)
     ax.set_yticks(range(len(table)), table.index)
     name = f"{METRICS[metric]} ({'lower' if lower_is_better else 'higher'} is better)"
-    return _label(ax, name, "method", ylim=(len(table) - 0.5, -0.7))
+    return _finish(ax, name, "method", "y", legend={"ncols": 3} if reference else None, ylim=(len(table) - 0.5, -0.7))
 
 
-def error_by_bin_lines(tables, values_label="true valence", ax=None) -> Axes:
+def error_by_bin_lines(tables, values_label="true valence", ax=None) -> plt.Axes:
     """MSE by bin, one line per method. tables: mapping method -> DataFrame of `evaluation.error_by_bin`."""
     ax, colours = _axes(ax), _method_colours(tables)
     for method, table in tables.items():
         ax.plot(range(len(table)), table["mse"], "o-", color=colours[method], label=method)
     ax.set_xticks(range(len(table)), [f"{label}\n{songs:,} songs" for label, songs in table["songs"].items()])
-    _legend_above(ax)
-    return _label(ax, values_label, "MSE (lower is better)", ylim=(0, None))
+    return _finish(ax, values_label, "MSE (lower is better)", legend={"ncols": 3}, ylim=(0, None))
 
 
-def calibration_lines(tables, ax=None) -> Axes:
+def calibration_lines(tables, ax=None) -> plt.Axes:
     """Mean truth by mean prediction, one line per method. tables: mapping method -> DataFrame of `calibration`."""
     ax, colours = _axes(ax, width=5.5, height=5.5), _method_colours(tables)
     ax.plot([0, 1], [0, 1], "--", color=GREY, label="perfect calibration")
     for method, table in tables.items():
         ax.plot(table["mean_prediction"], table["mean_truth"], "o-", color=colours[method], label=method)
     ax.legend(loc="upper left")
-    return _label(ax, "mean predicted valence", "mean true valence", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    return _finish(ax, "mean predicted valence", "mean true valence", xlim=(0, 1), ylim=(0, 1), aspect="equal")
 
 
-def confusion(matrix, labels, ax=None) -> Axes:
+def confusion(matrix, labels, ax=None) -> plt.Axes:
     """What each true mood was taken for, in percent. matrix: counts, rows are true moods, columns predicted ones."""
-    from sklearn.metrics import ConfusionMatrixDisplay
-
     ax = _axes(ax, width=5.5, height=5)
     share = matrix / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
     look = {"cmap": "Blues", "im_kw": {"vmin": 0, "vmax": 1.6}, "text_kw": {"color": BLACK}}  # black on no dark blue
     ConfusionMatrixDisplay(share, display_labels=labels).plot(ax=ax, values_format=".0%", colorbar=False, **look)
-    ax.grid(False)
-    return _label(ax, "predicted mood", "true mood (each row adds up to 100%)")
+    return _finish(ax, "predicted mood", "true mood (each row adds up to 100%)", no_grid="both")
 
 
-def learning_curve(tables, extrapolated=None, ceiling=None, ax=None) -> Axes:
+def learning_curve(tables, extrapolated=None, ceiling=None, ax=None) -> plt.Axes:
     """R2 by number of training songs. tables: mapping method -> DataFrame, index songs, columns value, low, high.
 
     extrapolated: the same for sizes that were not measured, with hollow dots. ceiling: an `Interval`.
@@ -204,16 +188,20 @@ def learning_curve(tables, extrapolated=None, ceiling=None, ax=None) -> Axes:
         ax.plot(line, "o:", markevery=slice(1, None), markerfacecolor="white", color=colours[method])
     if extrapolated:
         ax.plot([], [], "o:", markerfacecolor="white", color=BLACK, label="extrapolated")
-    _legend_above(ax, ncols=2)
-    return _label(ax, "training songs", "R² on unseen artists (higher is better)")
+    return _finish(ax, "training songs", "R² on unseen artists (higher is better)", legend={"ncols": 2})
 
 
 def _axes(ax, width=8, height=4):
     return plt.subplots(figsize=(width, height))[1] if ax is None else ax
 
 
-def _label(ax, x, y, **options):
+def _finish(ax, x, y, no_grid=None, legend=None, **options):
+    """Label the axes. no_grid: "x", "y" or "both"; legend: options of one above them, where it hides no data."""
     ax.set(xlabel=x, ylabel=y, **options)
+    if no_grid:
+        ax.grid(False, axis=no_grid)
+    if legend:
+        ax.legend(**legend, columnspacing=1.4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     return ax
 
 
@@ -223,11 +211,6 @@ def _plain_log_scale(ax, axes, steps=(1, 2, 5)):
         ax.set(**{f"{name}scale": "log"})
         axis = getattr(ax, f"{name}axis")
         axis.set(major_locator=LogLocator(subs=steps), minor_locator=NullLocator(), major_formatter="{x:,.0f}")
-
-
-def _legend_above(ax, ncols=3, **options):
-    """A legend over the axes, where it hides no data."""
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=ncols, columnspacing=1.4, **options)
 
 
 def _method_colours(methods):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pandas as pd
+import pooch
 
 from lyric_utils._checks import Seed, checked
 from lyric_utils._files import LyricsError, describe, write_file
@@ -17,7 +18,7 @@ COMMIT = "7eaf7e0e1b0c2a1e4eb8aee9647e4bbed6bf0cc7"  # a fixed commit, so the by
 SUBSET_URL = f"https://raw.githubusercontent.com/EdenBD/lyrics-sentiment/{COMMIT}/diversified.xlsx"
 SUBSET_SHA256 = "aac01bc856f7338b00ea2aa01e23eacb3fc6e5b5010e946440835397096cabc1"
 KAGGLE_HANDLE, KAGGLE_FILE = "edenbd/150k-lyrics-labeled-with-spotify-valence", "labeled_lyrics_cleaned.csv"
-WAY_OUT = "Try again later, or set LYRICS_DATA to the path of a song table on this machine."
+KAGGLE_URL = f"https://www.kaggle.com/datasets/{KAGGLE_HANDLE}"
 
 
 @checked
@@ -28,13 +29,18 @@ def load_source(profile: Profile) -> pd.DataFrame:
     downloaded once and kept, unless the environment variable `LYRICS_DATA` names a song table to read instead. Raises
     `LyricsError` if the file is missing or not a song table, or the download failed.
     """
-    finders = {"sample": lambda: SAMPLE, "subset": _find_subset, "kaggle": _find_kaggle}
     if profile.source == "sample" and not SAMPLE.is_file():
         raise LyricsError(f"{SAMPLE}: missing. Install lyric_utils in place, from a clone: pip install -e .")
-    given = os.environ.get("LYRICS_DATA") if profile.source != "sample" else None
+    given = SAMPLE if profile.source == "sample" else os.environ.get("LYRICS_DATA")
     if given and not Path(given).exists():
         raise LyricsError(f"LYRICS_DATA={given}: no such file. Correct the path, or unset it to download the songs.")
-    return read_songs(given or finders[profile.source]())
+    url, find = (SUBSET_URL, _find_subset) if profile.source == "subset" else (KAGGLE_URL, _find_kaggle)
+    try:
+        path = given or find()
+    except Exception as error:  # pooch, requests, urllib3 and kagglehub have dozens of kinds
+        way_out = "Try again later, or set LYRICS_DATA to the path of a song table on this machine."
+        raise LyricsError(f"{url}: not downloaded to {cache_folder()} ({describe(error)}). {way_out}") from error
+    return read_songs(path)
 
 
 @checked
@@ -56,29 +62,20 @@ def cache_folder() -> Path:
 
 
 def _find_subset() -> Path:
-    import pooch
-
     pooch.get_logger().setLevel("WARNING")
     site, name = SUBSET_URL.rsplit("/", 1)
     store = pooch.create(cache_folder(), site, registry={name: f"sha256:{SUBSET_SHA256}"}, retry_if_failed=2)
-    try:
-        with progress(desc="download", total=1, unit="B", unit_scale=True, delay=1) as bar:  # pooch sets the total
-            return Path(store.fetch(name, downloader=pooch.HTTPDownloader(progressbar=bar)))
-    except Exception as error:  # pooch, requests and urllib3 have dozens of kinds
-        raise LyricsError(f"{SUBSET_URL}: not downloaded to {cache_folder()} ({describe(error)}). {WAY_OUT}") from error
+    with progress(desc="download", total=1, unit="B", unit_scale=True, delay=1) as bar:  # pooch sets the total
+        return Path(store.fetch(name, downloader=pooch.HTTPDownloader(progressbar=bar)))
 
 
 def _find_kaggle() -> Path:
     # kagglehub keeps the file, but asks Kaggle for the newest version each time. The note lets later runs do without.
     note = cache_folder() / "kaggle_table.txt"
-    try:
-        if note.is_file() and (known := Path(note.read_text(encoding="utf-8"))).is_file():
-            return known
-        import kagglehub
+    if note.is_file() and (known := Path(note.read_text(encoding="utf-8"))).is_file():
+        return known
+    import kagglehub
 
-        path = Path(kagglehub.dataset_download(KAGGLE_HANDLE, path=KAGGLE_FILE))
-        write_file(note, str(path).encode(), KAGGLE_FILE.encode())
-    except Exception as error:  # kagglehub has a dozen kinds without a common parent
-        url = f"https://www.kaggle.com/datasets/{KAGGLE_HANDLE}"
-        raise LyricsError(f"{url}: no {KAGGLE_FILE} from there ({describe(error)}). {WAY_OUT}") from error
+    path = Path(kagglehub.dataset_download(KAGGLE_HANDLE, path=KAGGLE_FILE))
+    write_file(note, str(path).encode(), KAGGLE_FILE.encode())
     return path
