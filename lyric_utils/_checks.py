@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 
-from lyric_utils._files import LyricsError, describe
+from lyric_utils._files import LyricsError, describe, visible
 
 LARGEST = 1e4  # that a parameter may be; those of pretrained encoders reach some tens
 
@@ -46,7 +46,7 @@ def checked(function: Callable) -> Callable:
                 place = str(value) if kind in (PathLike, Name) else place
             return function(*bound.args, **bound.kwargs)
         except LyricsError as error:
-            if place == function.__name__ or place in str(error):
+            if place == function.__name__ or visible(place) in str(error):
                 raise
             raise LyricsError(f"{place}: {error}") from error
         except Exception as error:

@@ -47,7 +47,7 @@ def open_file(path: str | Path, limit: float = float("inf")) -> BinaryIO:
     about = os.fstat(file.fileno())
     if not stat.S_ISREG(about.st_mode) or about.st_size > limit:
         file.close()
-        reason = f"larger than {limit:,} bytes, the most that is read at once"
+        reason = f"larger than {limit:,} bytes, the most that is read at once; a table may be larger as .csv"
         raise LyricsError(f"{path}: {reason if stat.S_ISREG(about.st_mode) else 'not a regular file'}.")
     return file
 

@@ -26,9 +26,9 @@ KAGGLE_NAMES = {"seq": "lyrics", "song": "title", "label": "valence"}
 PLAIN_NAMES = {name: name for name in ("row", *COLUMNS, "split")} | KAGGLE_NAMES
 KINDS = ".csv, .tsv, .json, .jsonl, .xlsx, .pkl"
 STDIN = Path("-")
-BOUNDS = {"rows": 2_000_000, "columns": 1_000, "letters in a cell": 10_000_000, "letters": 2**30, "cells": 5_000_000}
+BOUNDS = {"rows": 1_000_000, "columns": 1_000, "letters in a cell": 10_000_000, "letters": 2**30, "cells": 5_000_000}
 LONGEST_LINE = 2 * BOUNDS["letters in a cell"]
-EXCEL_ROWS = 2**20
+MAX_JSON, MAX_EXCEL = 2**24, 2**26  # bytes of a file that becomes many times as large in memory
 EMPTY_CELLS = {None, "", "#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A"}  # as Excel spells them
 QUOTES = 'Enclose a cell with separators, quotes or line breaks in "...", and double the quotes inside'
 FORMAT, VERSION = "lyric_utils.songs", 1
@@ -46,10 +46,11 @@ def read_songs(path: PathLike, needed: Sequence[str] = COLUMNS) -> pd.DataFrame:
     """Read a song table; its cells are kept as they are, for `clean_songs` to judge.
 
     `path` is a `.csv` or `.tsv` (comma, semicolon or tab), `.json` (list of records or dict of columns), `.jsonl`,
-    `.xlsx` or `.pkl` (see `save_songs`) file; a folder of `.txt` files, one song each; or "-", a CSV or JSON Lines on
-    standard input. Text is UTF-8, or UTF-16 with a byte order mark. Case does not matter in column names, and Kaggle's
-    `seq`, `song` and `label` mean `lyrics`, `title` and `valence`. A column `row`, or an unnamed first one, numbers the
-    rows; a row without a whole number there gets its position. `artist` and `title`, where not `needed`, may be absent.
+    `.xlsx` (its first sheet) or `.pkl` (see `save_songs`) file; a folder of `.txt` files, one song each; or "-", a CSV
+    or JSON Lines on standard input. Text is UTF-8, or UTF-16 with a byte order mark. Case does not matter in column
+    names, and Kaggle's `seq`, `song` and `label` mean `lyrics`, `title` and `valence`. A column `row`, or an unnamed
+    first one, numbers the rows; a row without a whole number there gets its position. `artist` and `title`, where not
+    `needed`, may be absent.
     Raises `LyricsError` if the file cannot be read, has no rows, lacks a column, has a row longer than its header, or
     is beyond `BOUNDS`.
     """
@@ -74,8 +75,9 @@ def read_blocks(
         raise
     except Exception as error:  # pandas and openpyxl raise dozens of kinds on broken files
         source = "standard input (-)" if path == STDIN else path
-        kind = "" if type(error) is ValueError else "not a readable song table: "  # else the message says it all
-        raise LyricsError(f"{source}: {kind}{describe(error)}.") from error
+        other = type(error) is not ValueError  # of a library, which knows neither songs nor a way out
+        reason = f"not a readable song table: {describe(error)}. Save it again, as .csv perhaps" if other else error
+        raise LyricsError(f"{source}: {reason}.") from error
 
 
 def _blocks(records: Iterable[dict], rows: float, letters: float) -> Iterator[tuple[list[dict], list[str]]]:
@@ -84,14 +86,24 @@ def _blocks(records: Iterable[dict], rows: float, letters: float) -> Iterator[tu
     for record in records:
         block.append(record)
         names |= dict.fromkeys(record)
-        sizes = [len(cell) for cell in record.values() if isinstance(cell, str)]
-        size, cells = size + sum(sizes), cells + len(record)
+        sizes = [*map(_size, record.values())]
+        size, cells = size + sum(sizes), cells + len(sizes)
         _check_bounds(len(block), len(names), max(sizes, default=0), size, cells)
         if len(block) >= rows or size >= letters:
             yield block, [*names]
             block, size, cells = [], 0, 0
     if block:
         yield block, [*names]
+
+
+def _size(cell: object) -> int:
+    """How many letters a cell holds, a number in a list counted as eight; a list within a list is refused."""
+    if not isinstance(cell, str | list | dict):
+        return 0
+    items = cell.values() if isinstance(cell, dict) else cell
+    if not isinstance(cell, str) and any(isinstance(item, list | dict) for item in items):
+        raise ValueError("a cell holds a list within a list")
+    return len(cell) if isinstance(cell, str) else 8 * len(cell) + sum(map(_size, items))
 
 
 def _check_bounds(*found: int) -> None:
@@ -104,8 +116,7 @@ def _read_records(path: Path) -> Iterator[dict]:
     """The rows of a table, one by one, as column name -> cell; an empty cell is None."""
     kind = path.suffix.lower()
     if path.is_dir():
-        for file in sorted(path.glob("*.txt")):
-            yield {"title": file.stem, "lyrics": "".join(_read_lines(open_file(file, MAX_BYTES)))}
+        yield from (_read_text(file) for file in sorted(path.iterdir()) if file.suffix.lower() == ".txt")
     elif path == STDIN or kind in (".csv", ".tsv", ".jsonl"):
         raw = sys.stdin.buffer if path == STDIN else open_file(path)
         lines = dropwhile(lambda line: line[1].isspace(), enumerate(_read_lines(raw), 1))
@@ -117,14 +128,9 @@ def _read_records(path: Path) -> Iterator[dict]:
         else:
             yield from _as_records(_read_csv(lines, first, "\t,;" if kind == ".tsv" else ",;\t", number))
     elif kind == ".json":
-        content = json.loads("".join(_read_lines(open_file(path, MAX_BYTES), -1)))
-        if isinstance(content, dict):
-            _check_bounds(0, len(content))
-            try:
-                content = pd.DataFrame(content, dtype=object).to_dict("records")
-            except ValueError as error:
-                raise TypeError(error) from error
-        yield from (_as_record(record, f"record {n}") for n, record in enumerate(content, 1))
+        content = json.loads("".join(_read_lines(open_file(path, MAX_JSON), -1)), object_pairs_hook=_unique)
+        records = _turn_columns(content) if isinstance(content, dict) else content
+        yield from (_as_record(record, f"record {n}") for n, record in enumerate(records, 1))
     elif kind == ".xlsx":
         yield from _as_records(_read_sheet(read_file(path)))
     elif kind == ".pkl":
@@ -132,6 +138,11 @@ def _read_records(path: Path) -> Iterator[dict]:
     else:
         open_file(path).close()
         raise ValueError(f"'{kind}' is not a kind of song table. Use {KINDS}, or a folder of .txt files")
+
+
+@checked
+def _read_text(file: PathLike) -> dict:
+    return {"title": file.stem, "lyrics": "".join(_read_lines(open_file(file, MAX_BYTES)))}
 
 
 def _read_lines(raw: BinaryIO, longest: int = LONGEST_LINE) -> Iterator[str]:
@@ -143,6 +154,8 @@ def _read_lines(raw: BinaryIO, longest: int = LONGEST_LINE) -> Iterator[str]:
             while line := text.readline(longest):
                 if len(line) == longest:
                     raise ValueError(f"line {number} has {longest:,} letters or more. Split the table")
+                if line.count("\0") > len(line) / 3:
+                    raise ValueError(f"line {number} is not UTF-8 text. Save the file again as UTF-8")
                 number += 1
                 yield line.replace("\0", " ")
         except UnicodeDecodeError as error:
@@ -169,13 +182,16 @@ def _read_sheet(content: bytes) -> Iterator[tuple[int, list]]:
     from openpyxl import load_workbook
 
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if (size := sum(entry.file_size for entry in archive.infolist())) > MAX_BYTES:
-            raise ValueError(f"{size:,} bytes unpacked, but at most {MAX_BYTES:,} are read. Save it as .csv")
-    sheet = load_workbook(io.BytesIO(content), read_only=True, data_only=True).worksheets[0]
+        if (size := sum(entry.file_size for entry in archive.infolist())) > MAX_EXCEL:
+            raise ValueError(f"{size:,} bytes unpacked, but at most {MAX_EXCEL:,} are read. Save it as .csv")
+        for text in (archive.read(name) for name in archive.namelist() if name.startswith("xl/worksheets/sheet")):
+            rows = [*map(int, re.findall(rb"<row\b[^>]*?\br=[\"'](\d{1,18})", text))]
+            if rows != sorted(rows) or rows[-1:] > [2**20]:
+                raise ValueError("its rows are out of order, or beyond the last of a sheet. Save it as .csv")
+    sheet, width = load_workbook(io.BytesIO(content), read_only=True, data_only=True).worksheets[0], 0
     sheet.reset_dimensions()
     for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
-        if number > EXCEL_ROWS:
-            raise ValueError(f"a row beyond {EXCEL_ROWS:,}, the last of an Excel sheet")
+        _check_bounds(number, 0, 0, 0, width := width + len(cells))
         cells = [None if cell in EMPTY_CELLS else cell for cell in cells]
         while cells and cells[-1] is None:
             cells.pop()
@@ -197,10 +213,28 @@ def _as_records(rows: Iterator[tuple[int, list]]) -> Iterator[dict]:
 
 def _as_record(record: object, place: str) -> dict:
     with suppress(json.JSONDecodeError):
-        record = json.loads(record) if isinstance(record, str) else record
+        record = json.loads(record, object_pairs_hook=_unique) if isinstance(record, str) else record
     if not isinstance(record, dict):
         raise ValueError(f'{place} is not a JSON record such as {{"lyrics": "..."}}')
     return dict(zip(_plain_names(record), record.values(), strict=True))
+
+
+def _unique(pairs: list[tuple]) -> dict:
+    if len(record := dict(pairs)) < len(pairs):
+        raise ValueError(f"a JSON key stands twice among {', '.join(key[:20] for key, _ in pairs[:10])}. Remove one")
+    return record
+
+
+def _turn_columns(columns: dict) -> Iterator[dict]:
+    """The records of a table that is stored by column, each a list or, as pandas writes it, a dict by row."""
+    if not all(isinstance(column, list | dict) for column in columns.values()):
+        raise ValueError("its columns are not lists")
+    _check_bounds(0, len(columns), 0, 0, sum(map(len, columns.values())))
+    tables = [dict(enumerate(column)) if isinstance(column, list) else column for column in columns.values()]
+    if any(table.keys() != tables[0].keys() for table in tables):
+        raise ValueError("its columns are not of one length")
+    cells = ([table[row] for table in tables] for row in next(iter(tables), ()))
+    return (dict(zip(columns, row, strict=True)) for row in cells)
 
 
 def _plain_names(names: Iterable) -> list[str]:
@@ -277,7 +311,7 @@ class _PlainUnpickler(pickle.Unpickler):  # see "Restricting Globals" in Python'
 @checked
 def load_songs(path: PathLike, needed: Sequence[str] = COLUMNS) -> pd.DataFrame:
     """Read a pickle that `save_songs` wrote. Code in it never runs: only opcodes of plain builtins are loaded."""
-    data = read_file(path, 2 * MAX_BYTES)  # once: what is checked is what is loaded
+    data = read_file(path)  # once: what is checked is what is loaded
     try:
         _check_opcodes(data)
         payload = _PlainUnpickler(io.BytesIO(data)).load()
@@ -285,9 +319,10 @@ def load_songs(path: PathLike, needed: Sequence[str] = COLUMNS) -> pd.DataFrame:
             raise ValueError(f"its format is {payload['format']!r}, version {payload['version']!r}")
         if not all(isinstance(column, list) for column in payload["columns"].values()):
             raise ValueError("its columns are not lists")
-        _plain_names(payload["columns"])
+        rows, sizes = [*map(len, payload["columns"].values())], [*map(_size, chain(*payload["columns"].values()))]
+        _check_bounds(max(rows, default=0), len(rows), max(sizes, default=0), sum(sizes), len(sizes))
         table = as_song_table(pd.DataFrame(payload["columns"]), needed)
-        if not list(_blocks(table.to_dict("records"), 1, 0)):  # within the bounds
+        if table.empty:
             raise ValueError("no songs in it")
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise LyricsError(f"{path}: refused, not a song pickle as save_songs writes it ({describe(error)}).") from error
@@ -297,7 +332,9 @@ def load_songs(path: PathLike, needed: Sequence[str] = COLUMNS) -> pd.DataFrame:
 def _check_opcodes(data: bytes) -> None:
     """Raise unless a pickle holds plain builtins alone, and each list once, so that it is no larger than its file."""
     memo, before = [], ""
-    for opcode, argument, position in pickletools.genops(data):
+    for number, (opcode, argument, position) in enumerate(pickletools.genops(data)):
+        if number > BOUNDS["cells"]:
+            raise ValueError(f"more than {number:,} values. Split the table")
         if opcode.name not in PLAIN_OPCODES:
             raise ValueError(f"opcode {opcode.name} at byte {position} could run code")
         if isinstance(argument, str):
