@@ -91,7 +91,7 @@ def test_full_fine_tuning_trains_all_layers(tiny_encoder):
         ({"adapted_layers": 7}, "adapted_layers=7"),
         ({"rank": 0}, "rank=0"),
         ({"model": "blend"}, "fit_blend"),
-        ({"model": "mlp"}, "baseline, lora, full"),
+        ({"model": "mlp"}, "model='mlp': .*'baseline', 'lora', 'full'"),
     ],
 )
 def test_a_recipe_that_cannot_be_built_is_refused(changes, message, tiny_encoder):

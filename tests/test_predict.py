@@ -109,6 +109,24 @@ def use(model, monkeypatch):
     monkeypatch.setattr("lyric_utils.checkpoints.load_model", lambda folder: model)
 
 
+def stopped(table, checkpoint, out) -> Path:
+    """What a run leaves that is stopped in its second block."""
+
+    def score_one(model, block):
+        if next(blocks) == 2:
+            raise KeyboardInterrupt
+        return score_block(model, block)
+
+    blocks, score_block = itertools.count(1), predict._score_block
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "_score_block", score_one)
+        with pytest.raises(KeyboardInterrupt):
+            predict.score_table(table, checkpoint, out)
+    [part] = out.parent.glob(f"{out.name}.????????.part")
+    assert len(part.read_bytes().splitlines()) == 1 + 8
+    return part
+
+
 def test_memory_is_that_of_a_block(checkpoint, tmp_path, monkeypatch):
     table, rows = tmp_path / "long.csv", 3_000
     with open(table, "w") as file:
@@ -142,7 +160,7 @@ def test_resume_after_a_kill_gives_the_same_bytes(torn, table, checkpoint, tmp_p
     whole, out = tmp_path / "whole.csv", tmp_path / "scored.csv"
     use(Constant(), monkeypatch)
     predict.score_table(table, checkpoint, whole)
-    part = tmp_path / f"scored.csv.{predict._fingerprint(table, checkpoint)}.part"
+    part = stopped(table, checkpoint, out)
     part.write_bytes(whole.read_bytes()[:torn])
     predict.score_table(table, checkpoint, out, resume=True)
     assert out.read_bytes() == whole.read_bytes()
@@ -157,7 +175,8 @@ def test_resume_scores_only_what_is_missing(table, checkpoint, tmp_path, monkeyp
     predict.score_table(table, checkpoint, out)
     assert len(given) == 42
     lines = out.read_bytes().splitlines(keepends=True)
-    part = tmp_path / f"scored.csv.{predict._fingerprint(table, checkpoint)}.part"
+    out.unlink()
+    part = stopped(table, checkpoint, out)
     part.write_bytes(b"".join(lines[: 1 + 43]))
     given.clear()
     predict.score_table(table, checkpoint, out, resume=True)
@@ -168,7 +187,7 @@ def test_resume_scores_only_what_is_missing(table, checkpoint, tmp_path, monkeyp
 def test_what_a_stopped_run_left_is_never_deleted(table, checkpoint, tmp_path, monkeypatch):
     use(Constant(), monkeypatch)
     out = tmp_path / "scored.csv"
-    left = tmp_path / f"scored.csv.{predict._fingerprint(table, checkpoint)}.part"
+    left = stopped(table, checkpoint, out)
     left.write_text("precious")
     with pytest.raises(lu.LyricsError, match=r"\.part: left by .* --resume to go on with it, or delete it"):
         predict.score_table(table, checkpoint, out)
@@ -371,14 +390,15 @@ def test_places_that_cannot_be_written(table, checkpoint, tmp_path):
     (tmp_path / "link.csv").symlink_to(table)
     before = table.read_bytes()
     for out, message in {
-        tmp_path: "not a file",
-        Path(os.devnull): "not a file",
-        table: "the table itself",
-        tmp_path / "link.csv": "the table itself",
+        tmp_path: "is a directory",
+        Path(os.devnull): "not a regular file",
+        table: "exists and is something else",
+        tmp_path / "link.csv": "exists and is something else",
         table / "scored.csv": "cannot be written",
     }.items():
-        with pytest.raises(lu.LyricsError, match=message):
-            predict.score_table(table, checkpoint, out)
+        for options in ({}, {"overwrite": True}, {"resume": True}):
+            with pytest.raises(lu.LyricsError, match=message):
+                predict.score_table(table, checkpoint, out, **options)
     assert table.read_bytes() == before
 
 

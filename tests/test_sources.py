@@ -229,11 +229,13 @@ def test_draw_songs_all():
 
 
 def test_unknown_source():
-    with pytest.raises(LyricsError, match=r"source='tape' .*sample, subset, kaggle"):
+    with pytest.raises(LyricsError, match=r"source='tape': .*'sample', 'subset' or 'kaggle'"):
         sources.load_source(replace(SUBSET, source="tape"))
 
 
-@pytest.mark.parametrize("count", [6, 0, -1])
-def test_draw_songs_more_than_there_are(count):
-    with pytest.raises(LyricsError, match=rf"{count} songs cannot be drawn from 5"):
+@pytest.mark.parametrize(
+    ("count", "message"), [(6, "6 songs cannot be drawn from 5"), (0, "count=0: "), (-1, "count=-1: ")]
+)
+def test_draw_songs_more_than_there_are(count, message):
+    with pytest.raises(LyricsError, match=message):
         sources.draw_songs(SONGS, count, seed=42)
