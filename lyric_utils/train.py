@@ -19,9 +19,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="checkpoint folder (default: runs/PROFILE/MODEL)")
     parser.add_argument("--seed", type=int, default=42, help="of the training; the split keeps the profile's seed")
     parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch of a stopped run")
-    run_command(
-        train_profile, parser.parse_args(), lambda: "the same command with --resume goes on from the last epoch."
-    )
+    kept = "the same command with --resume goes on after the last finished epoch"
+    run_command(train_profile, parser.parse_args(), lambda: kept)
 
 
 def train_profile(arguments: argparse.Namespace) -> None:
@@ -47,7 +46,6 @@ def train_profile(arguments: argparse.Namespace) -> None:
     trained = train_model(recipe, data, arguments.seed, resume_file)
     if accelerator.is_main_process:
         metrics = save_trained(trained, data, folder)
-        resume_file.unlink(missing_ok=True)
         print(f"saved {visible(folder)}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     accelerator.end_training()
 
