@@ -54,9 +54,8 @@ def prepare(profile: Profile, split: InstanceOf[Split] | None = None, adapted_la
     if split is None:
         songs, report = clean_songs(load_source(profile))
         print(report)
-        songs = draw_songs(songs, profile.songs, profile.seed)
-        split_by = "stored" if "split" in songs.columns else profile.split_by
-        split = split_songs(songs, profile.seed, profile.fractions, split_by)
+        songs, split_by = draw_songs(songs, profile.songs, profile.seed), profile.split_by
+        split = split_songs(songs, profile.seed, profile.fractions, "stored" if "split" in songs else split_by)
     encoder = load_encoder(profile.encoder)
     windows, sides = (profile.max_length, profile.stride), split._asdict()
     chunks = {side: chunk_lyrics(songs["lyrics"], encoder.tokenizer, *windows) for side, songs in sides.items()}
@@ -112,9 +111,10 @@ def train_or_load(data: InstanceOf[Data], name: str, retrain: bool | None = None
     resume_file = resume_file_of(folder)
     if not retrain and not resume_file.is_file():
         for known in (checkpoints.shipped_folder(name), folder):
-            if _is_trained_on(known, data, recipe):
+            results = checkpoints.load_results(known) if (known / "config.json").is_file() else None
+            if results and _are_of(results, data, recipe):
                 print(f"{name}: loaded from {known.parent.name}/{known.name}, trained on these songs before")
-                return checkpoints.load_model(known, data.encoder), checkpoints.load_results(known)
+                return checkpoints.load_model(known, data.encoder), results
     try:
         trained = train_model(recipe, data, data.profile.seed, resume_file)
     except KeyboardInterrupt:
@@ -123,18 +123,13 @@ def train_or_load(data: InstanceOf[Data], name: str, retrain: bool | None = None
         raise
     save_trained(trained, data, folder)
     epochs, seconds = len(trained.history), sum(epoch["seconds"] for epoch in trained.history)
-    length = f"{epochs} epoch{'s' * (epochs > 1)} in {seconds:.0f} s"
-    print(f"{name}: trained for {length}, saved in {folder.as_posix()}")
+    print(f"{name}: trained for {epochs} epoch{'s' * (epochs > 1)} in {seconds:.0f} s, saved in {folder.as_posix()}")
     return trained.model, checkpoints.load_results(folder)
 
 
-def _is_trained_on(folder: Path, data: Data, recipe: Recipe) -> bool:
+def _are_of(results: Results, data: Data, recipe: Recipe) -> bool:
     """Whether a checkpoint is of these training and test songs of this profile, and of this recipe and seed."""
-    if not (folder / "config.json").is_file():
-        return False
-    config, _, predictions, _ = checkpoints.load_results(folder)
-    found = validate(Config, config, str(folder))
-    songs = fingerprint_songs(data.split.train), data.split.test["row"].tolist()
-    found_songs = config.get("training_songs"), predictions["row"].tolist()
-    expected = data.profile.name, data.profile.seed, recipe, songs
-    return (found.profile, found.seed, found.recipe, found_songs) == expected
+    config, (train, _, test) = validate(Config, results.config, "config.json"), data.split
+    found = config.profile, config.seed, config.recipe, results.config.get("training_songs")
+    expected = data.profile.name, data.profile.seed, recipe, fingerprint_songs(train)
+    return found == expected and results.predictions["row"].tolist() == test["row"].tolist()

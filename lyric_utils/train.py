@@ -32,8 +32,7 @@ def train_profile(arguments: argparse.Namespace) -> None:
     from lyric_utils.pipeline import RUNS, prepare, resume_file_of, save_trained, train_model
     from lyric_utils.training import start_accelerator
 
-    recipe = recipes[arguments.model]
-    folder = arguments.out or RUNS / profile.name / arguments.model
+    recipe, folder = recipes[arguments.model], arguments.out or RUNS / profile.name / arguments.model
     if SHIPPED in folder.resolve().parents:
         raise lu.LyricsError(f"{folder}: shipped checkpoints are not overwritten. Give another folder with --out.")
     check_folder(folder)

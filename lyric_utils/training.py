@@ -1,8 +1,7 @@
-"""One training loop for all models: short enough to read, on Hugging Face accelerate.
+"""One training loop for all models, on Hugging Face accelerate, written out for what a ready-made trainer does not do.
 
-It is written out because a ready-made trainer does not do three things: a step counts songs while memory is bounded by
-tokens, a song's chunks stay together, and a run killed at any moment goes on to bitwise the same parameters. Under
-`accelerate launch` or `torchrun` the processes share the songs of every step, which is that of a single process.
+A step counts songs while memory is bounded by tokens, a song's chunks stay together, and a run killed at any moment
+goes on to bitwise the same parameters. Processes under `accelerate launch` or `torchrun` share the songs of a step.
 """
 
 import hashlib
@@ -61,9 +60,9 @@ def fit(model: InstanceOf[SongRegressor], train_set: InstanceOf[Examples], valid
 
     Data order and dropout depend on the model's seed and the epoch alone. After every epoch the whole state is written
     to `resume_file`; a run that finds the file goes on from it and ends bitwise as if it had not been interrupted.
+    initialise: how `init="kernel"` sets the head; called with the model, and the pooled vectors and targets of the
+    training songs. precision: None is bfloat16 (mixed) where the processor has it, else float32.
 
-    initialise: how `init="kernel"` sets the head: called with the model, and the training songs' pooled vectors and
-    targets. precision: None is bfloat16 (mixed) where the processor has it, else float32.
     Returns one dict per epoch: `epoch` (from 1), `train_loss`, `validation_mse` (of songs), `seconds`. Raises
     `LyricsError` if `resume_file` is damaged or belongs to another run, the loss is no longer a number, a step has
     fewer songs than there are processes, or vectors are missing that the start needs.
@@ -171,11 +170,10 @@ def parameter_groups(model: SongRegressor) -> list[dict]:
 
 def set_learning_rate(optimizer, recipe: Recipe, done: float) -> None:
     """Set every group's rate for a moment of the training, `done` running from 0 to 1."""
-    factor = min(1.0, done / recipe.warmup) if recipe.warmup else 1.0
-    if recipe.schedule == "linear":
-        factor = min(factor, (1 - done) / (1 - recipe.warmup))
+    rising = done / recipe.warmup if recipe.warmup else 1.0
+    falling = (1 - done) / (1 - recipe.warmup) if recipe.schedule == "linear" else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
+        group["lr"] = group["peak"] * min(1.0, rising, falling)
 
 
 def _start_state(accelerator, model, train_set, validation_set, file: Path | None) -> dict:
