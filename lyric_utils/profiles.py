@@ -90,8 +90,7 @@ def load_profile(name: str | None = None) -> Profile:
     if name not in PROFILES:
         raise LyricsError(f"{name!r} is not a profile: use one of {', '.join(PROFILES)}.")
     profile, epochs = PROFILES[name], os.environ.get("LYRICS_EPOCHS")
-    if not epochs:
-        return profile
-    if not epochs.isdecimal() or int(epochs) == 0:
+    if epochs and (not epochs.isdecimal() or int(epochs) == 0):
         raise LyricsError(f"LYRICS_EPOCHS={epochs!r} is not a whole number above 0.")
-    return replace(profile, recipes={k: replace(recipe, epochs=int(epochs)) for k, recipe in profile.recipes.items()})
+    changes = {"epochs": int(epochs)} if epochs else {}
+    return replace(profile, recipes={name: replace(recipe, **changes) for name, recipe in profile.recipes.items()})
