@@ -54,7 +54,7 @@ class BlendRegressor:
 
     @classmethod
     def from_state(cls, encoder_model: LoraRegressor, recipe: Recipe, words: dict) -> "BlendRegressor":
-        """The blend of a fitted LoRA regressor and the content of a `TEXT_FILE`; `ValueError` if damaged."""
+        """The blend of a fitted LoRA regressor and the content of a `TEXT_FILE`; raises an error if it is damaged."""
         vocabulary = bytes(words["vocabulary"].tolist()).decode().split("\n")
         count, sizes = len(vocabulary), {"form_mean": 4, "form_scale": 4, "intercept": 1, "mean_valence": 1}
         sizes |= {"idf": count, "coefficients": count + 4}
