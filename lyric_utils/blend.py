@@ -54,19 +54,17 @@ class BlendRegressor:
 
     @classmethod
     def from_state(cls, encoder_model: LoraRegressor, recipe: Recipe, words: dict) -> "BlendRegressor":
-        """The blend of a fitted LoRA regressor and the content of a `TEXT_FILE`; `ValueError` if damaged."""
-        spelled = words.get("vocabulary", torch.empty(0))
-        vocabulary = bytes(spelled.byte().flatten().tolist()).decode(errors="replace").split("\n")
-        sizes = {"idf": len(vocabulary), "coefficients": len(vocabulary) + 4, "form_mean": 4, "form_scale": 4}
-        sizes |= {"intercept": 1, "mean_valence": 1}
+        """The blend of a fitted LoRA regressor and the content of a `TEXT_FILE`; raises an error if it is damaged."""
+        vocabulary = bytes(words["vocabulary"].tolist()).decode().split("\n")
+        count, sizes = len(vocabulary), {"form_mean": 4, "form_scale": 4, "intercept": 1, "mean_valence": 1}
+        sizes |= {"idf": count, "coefficients": count + 4}
         expected = {name: torch.empty(size, dtype=torch.float64) for name, size in sizes.items()}
-        check_tensors(words, expected | {"vocabulary": torch.empty(spelled.numel(), dtype=torch.uint8)})
-        if len({*vocabulary}) < len(vocabulary) or not words["form_scale"].min() > 0:
+        check_tensors(words, expected | {"vocabulary": words["vocabulary"]})
+        if len({*vocabulary}) < count or not words["form_scale"].min() > 0:
             raise ValueError(f"{TEXT_FILE}: an n-gram stands twice, or a scale is not positive")
         text_model = char_tfidf_ridge(vocabulary=vocabulary)
         ngrams, scaler, ridge = _fitted_parts(text_model)
-        ngrams.idf_ = words["idf"].numpy()
-        scaler.mean_, scaler.scale_ = words["form_mean"].numpy(), words["form_scale"].numpy()
+        ngrams.idf_, scaler.mean_, scaler.scale_ = (words[name].numpy() for name in ("idf", "form_mean", "form_scale"))
         ridge.coef_, ridge.intercept_ = words["coefficients"].numpy(), words["intercept"].item()
         return cls(encoder_model, text_model, words["mean_valence"].item(), recipe)
 

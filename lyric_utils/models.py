@@ -39,10 +39,9 @@ class SongRegressor(nn.Module):
     """What all models share: the encoder they stand on, and prediction from lyrics.
 
     A model says what it reads, `inputs_from_chunks(chunks)` of new songs and `inputs_from(features)` of songs whose
-    features are known, and which `parts()` (file name -> module) a checkpoint keeps: their `state_files()`.
+    features are known, and which `parts` (file name -> module) a checkpoint keeps: their `state_files()`.
     """
 
-    inits = ("random", "mean")
     adapter_config: LoraConfig | None = None
     seed: int
     start: dict[str, torch.Tensor]  # the trainable parameters as they were when the model was built; `fit` starts there
@@ -50,8 +49,6 @@ class SongRegressor(nn.Module):
     @checked
     def __init__(self, encoder: InstanceOf[Encoder], recipe: Recipe, max_length: Whole, stride: Whole):
         super().__init__()
-        if recipe.init not in self.inits:
-            raise LyricsError(f"init={recipe.init!r}: use one of {', '.join(self.inits)}.")
         self.encoder, self.recipe, self.max_length, self.stride = encoder, recipe, max_length, stride
 
     @checked
@@ -64,13 +61,7 @@ class SongRegressor(nn.Module):
             return np.zeros(0)
         if foreign := count_not_english(lyrics):
             warnings.warn(f"{foreign:,} of {len(lyrics):,} songs are not in English", stacklevel=3)
-        chunks = chunk_lyrics(lyrics, self.encoder.tokenizer, self.max_length, self.stride)
-        model = self.packed_copy()
-        return _score(model, model.inputs_from_chunks(chunks))
-
-    def packed_copy(self) -> "SongRegressor":
-        """The model for passes without gradients, see `_packed.packed_copy`."""
-        return packed_copy(self, self.start, self.encoder.tokenizer)
+        return score_songs(self, chunk_lyrics(lyrics, self.encoder.tokenizer, self.max_length, self.stride))
 
     def start_at(self, valence: float) -> None:
         """Let the model predict a constant."""
@@ -81,17 +72,15 @@ class SongRegressor(nn.Module):
         """The parameters that training changes, by name."""
         return {name: values for name, values in self.named_parameters() if values.requires_grad}
 
-    @torch.no_grad()
     def copy_parameters(self, values: dict[str, torch.Tensor]) -> None:
         """Set every trainable parameter; `values` as `trainable_parameters` gives them."""
-        for name, parameter in self.trainable_parameters().items():
-            parameter.copy_(values[name])
+        self.load_state_dict(values, strict=False)
 
     def state_files(self) -> dict[str, dict[str, torch.Tensor]]:
-        return {name: module.state_dict() for name, module in self.parts().items()}
+        return {name: module.state_dict() for name, module in self.parts.items()}
 
     def load_state_files(self, files: dict[str, dict[str, torch.Tensor]]) -> None:
-        for name, module in self.parts().items():
+        for name, module in self.parts.items():
             module.load_state_dict(files[name])
 
 
@@ -100,11 +89,14 @@ class BaselineMLP(SongRegressor):
 
     def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int = 512, stride: int = 128):
         super().__init__(encoder, recipe, max_length, stride)
+        if recipe.init == "kernel":
+            raise LyricsError("init='kernel': for fine-tuned encoders; use 'random' or 'mean'.")
         layers = [nn.Linear(encoder.hidden_size, 256), nn.LeakyReLU(0.1), nn.Dropout(0.1)]
         layers += [nn.Linear(256, 128), nn.LeakyReLU(0.1), nn.Dropout(0.1), nn.Linear(128, 1)]
         self.mlp = nn.Sequential(*layers)
 
     output_layer = property(lambda self: self.mlp[-1])
+    parts = property(lambda self: {"model.safetensors": self.mlp})
 
     def inputs_from_chunks(self, chunks: Chunks) -> CachedFeatures:
         vectors = embed_chunks(self.encoder, chunks, self.recipe.pooling)
@@ -117,44 +109,28 @@ class BaselineMLP(SongRegressor):
         """(n_songs, hidden) -> (n_songs,); every length is 1."""
         return self.mlp(rows).squeeze(-1)
 
-    def parts(self) -> dict[str, nn.Module]:
-        return {"model.safetensors": self.mlp}
-
 
 def _one_row_per_song(vectors: np.ndarray) -> CachedFeatures:
     return CachedFeatures(vectors, np.ones(len(vectors), dtype=int), np.arange(len(vectors)))
 
 
-class LayerMean(nn.Module):
-    """Pool the mean of the last layers: a list of outputs, each (n_tokens, hidden) -> (n_chunks, hidden)."""
-
-    def __init__(self, recipe: Recipe):
-        super().__init__()
-        self.layers, self.pooling = recipe.pooled_layers, recipe.pooling
-
-    def forward(self, outputs: list[torch.Tensor], lengths: list[int], token_weights: torch.Tensor | None):
-        return pool_tokens(sum(outputs[-self.layers :]) / self.layers, lengths, self.pooling, token_weights)
-
-
 class FineTunedRegressor(SongRegressor):
     """What fine-tuned encoders share: a copy of the top layers that `adapt` makes trainable, a pooler and a head."""
 
-    inits = ("random", "mean", "kernel")
-
     def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int = 512, stride: int = 128, pooler=None):
         super().__init__(encoder, recipe, max_length, stride)
-        self.frozen_layers = (count := len(encoder.layers)) - recipe.adapted_layers
-        if not 1 <= recipe.adapted_layers <= count:
-            raise LyricsError(f"adapted_layers={recipe.adapted_layers}: encoder {encoder.name!r} has {count} layers.")
-        if not 1 <= recipe.pooled_layers <= (1 if recipe.pooling == "cls" else recipe.adapted_layers):
-            raise LyricsError(f"pooled_layers={recipe.pooled_layers}: 1 with 'cls', else up to adapted_layers.")
+        most = {"adapted_layers": len(encoder.layers), "rank": encoder.hidden_size}
+        most["pooled_layers"] = 1 if recipe.pooling == "cls" else recipe.adapted_layers
+        for name, limit in most.items():
+            if (found := getattr(recipe, name)) > limit:
+                raise LyricsError(f"{name}={found}: encoder {encoder.name!r} and the rest of the recipe allow {limit}.")
+        self.frozen_layers = len(encoder.layers) - recipe.adapted_layers
         shared = [encoder.network.embeddings, *encoder.layers[: self.frozen_layers]]
         self.adapted = self.adapt(copy.deepcopy(encoder.network, memo={id(module): module for module in shared}))
         for layer in self.adapted_layers:
             layer.attention.self.dropout.p = recipe.attention_dropout
         use_fast_dropout(self.adapted_layers)
-        self.head = RegressionHead(encoder.hidden_size)
-        self.pooler, self.reads_cls = pooler or LayerMean(recipe), pooler is None and recipe.pooling == "cls"
+        self.head, self.pooler = RegressionHead(encoder.hidden_size), pooler
 
     output_layer = property(lambda self: self.head.layers[-1])
     adapted_layers = property(lambda self: self.adapted.encoder.layer[self.frozen_layers :])
@@ -165,7 +141,7 @@ class FineTunedRegressor(SongRegressor):
         return self
 
     def state_files(self) -> dict[str, dict[str, torch.Tensor]]:
-        if not isinstance(self.pooler, LayerMean):  # no recipe names it, so another model would be loaded
+        if self.pooler is not None:  # no recipe names it, so another model would be loaded
             raise LyricsError(f"a model with a pooler of its own ({type(self.pooler).__name__}) cannot be saved.")
         return super().state_files()
 
@@ -173,9 +149,8 @@ class FineTunedRegressor(SongRegressor):
         return OnTheFlyFeatures(self.encoder, self.frozen_layers, chunks)
 
     def inputs_from(self, features: EncoderFeatures) -> Features:
-        if features.adapted_layers != self.recipe.adapted_layers:  # some layers would run twice or never
-            needed = f"extract them (or prepare) with adapted_layers={self.recipe.adapted_layers}"
-            raise LyricsError(f"features for {features.adapted_layers} adapted layers: {needed}.")
+        if features.adapted_layers != (needed := self.recipe.adapted_layers):  # some layers would run twice or never
+            raise LyricsError(f"features for other layers: extract them (or prepare) with adapted_layers={needed}.")
         return features.hidden_states
 
     def forward(self, rows: torch.Tensor, lengths: list[int], token_weights: torch.Tensor | None = None):
@@ -183,14 +158,16 @@ class FineTunedRegressor(SongRegressor):
         if torch.is_autocast_enabled(rows.device.type):  # sums and norms of the layers then run in half precision too
             rows = rows.to(torch.get_autocast_dtype(rows.device.type))
         *lower, top = self.adapted_layers
-        outputs = []
+        outputs = [rows]
         for layer in lower:
-            rows = run_layer(layer, rows, lengths)
-            outputs.append(rows)
-        if self.reads_cls:
-            return self.head(run_layer_for_first_token(top, rows, lengths))
-        outputs.append(run_layer(top, rows, lengths))
-        return self.head(self.pooler(outputs, lengths, token_weights))
+            outputs.append(run_layer(layer, outputs[-1], lengths))
+        if self.pooler is None and self.recipe.pooling == "cls":
+            return self.head(run_layer_for_first_token(top, outputs[-1], lengths))
+        outputs.append(run_layer(top, outputs[-1], lengths))
+        if self.pooler is not None:
+            return self.head(self.pooler(outputs[1:], lengths, token_weights))
+        mean = sum(outputs[-self.recipe.pooled_layers :]) / self.recipe.pooled_layers
+        return self.head(pool_tokens(mean, lengths, self.recipe.pooling, token_weights))
 
 
 class LoraRegressor(FineTunedRegressor):
@@ -200,10 +177,7 @@ class LoraRegressor(FineTunedRegressor):
     """
 
     def adapt(self, network: nn.Module) -> nn.Module:
-        recipe, size = self.recipe, self.encoder.hidden_size
-        if not 1 <= recipe.rank <= size:
-            raise LyricsError(f"rank={recipe.rank}: must be 1 to {size}, the encoder's hidden size.")
-        layers = list(range(self.frozen_layers, len(self.encoder.layers)))
+        recipe, layers = self.recipe, list(range(self.frozen_layers, len(self.encoder.layers)))
         where = {"target_modules": [*recipe.target_modules], "layers_to_transform": layers, "layers_pattern": "layer"}
         adapters = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=recipe.lora_dropout, **where)
         with warnings.catch_warnings():  # peft asks transformers 5 for an attribute by its old name
@@ -211,10 +185,7 @@ class LoraRegressor(FineTunedRegressor):
             return get_peft_model(network, adapters)
 
     adapter_config = property(lambda self: self.adapted.peft_config["default"])
-    adapted_layers = property(lambda self: self.adapted.base_model.model.encoder.layer[self.frozen_layers :])
-
-    def parts(self) -> dict[str, nn.Module]:
-        return {"head.safetensors": self.head}
+    parts = property(lambda self: {"head.safetensors": self.head})
 
     def state_files(self) -> dict[str, dict[str, torch.Tensor]]:
         adapter = get_peft_model_state_dict(self.adapted, save_embedding_layers=False)
@@ -228,34 +199,27 @@ class LoraRegressor(FineTunedRegressor):
 class FullRegressor(FineTunedRegressor):
     """The encoder with every parameter of its top layers trained, to measure what LoRA gives up."""
 
+    parts = property(lambda self: {"layers.safetensors": self.adapted_layers, "head.safetensors": self.head})
+
     def adapt(self, network: nn.Module) -> nn.Module:
         network.encoder.layer[self.frozen_layers :].requires_grad_(True)
         return network
-
-    def parts(self) -> dict[str, nn.Module]:
-        return {"layers.safetensors": self.adapted_layers, "head.safetensors": self.head}
 
 
 MODELS = {"baseline": BaselineMLP, "lora": LoraRegressor, "full": FullRegressor}
 
 
 @checked
-def build_model(
-    encoder: InstanceOf[Encoder],
-    recipe: Recipe,
-    seed: Seed = 42,
-    max_length: Whole = 512,
-    stride: Whole = 128,
-    pooler: nn.Module | None = None,
-) -> SongRegressor:
+def build_model(encoder: InstanceOf[Encoder], recipe: Recipe, seed: Seed = 42, max_length: Whole = 512,
+                stride: Whole = 128, pooler: nn.Module | None = None) -> SongRegressor:  # fmt: skip
     """An untrained model; the same seed gives the same start, and the same training.
 
-    pooler: a module that replaces the recipe's pooling in a fine-tuned encoder; called as `LayerMean`, and trained.
+    pooler: a module, trained with the head, that replaces the recipe's pooling in a fine-tuned encoder: outputs of the
+    adapted layers, each (n_tokens, hidden), lengths of the chunks and token weights -> (n_chunks, hidden).
     Raises `LyricsError` if the recipe does not fit the encoder, or asks for a blend.
     """
-    if recipe.model not in MODELS:
-        blend = "A blend is composed of fitted models: lyric_utils.blend.fit_blend"
-        raise LyricsError(f"model={recipe.model!r} cannot be built: use one of {', '.join(MODELS)}. {blend}.")
+    if recipe.model == "blend":
+        raise LyricsError("model='blend': compose it of fitted models with lyric_utils.blend.fit_blend.")
     torch.manual_seed(seed)
     options = {} if pooler is None else {"pooler": pooler}
     model = MODELS[recipe.model](encoder, recipe, max_length, stride, **options).to(encoder.network.device)
@@ -271,13 +235,11 @@ def read_batch(inputs: Features, indices: np.ndarray, device) -> tuple[torch.Ten
     return inputs.read(indices).to(device), inputs.lengths[indices].tolist(), weights
 
 
-def score_songs(model: SongRegressor, inputs: Features, accelerator: Accelerator | None = None) -> np.ndarray:
-    """Score every song: mean over its items, in [0, 1], (n_songs,). The processes of an accelerator share the work."""
-    return _score(model.packed_copy(), inputs, accelerator)
-
-
 @torch.inference_mode()
-def _score(model: SongRegressor, inputs: Features, accelerator: Accelerator | None = None) -> np.ndarray:
+def score_songs(model: SongRegressor, inputs: Features | Chunks, accelerator: Accelerator | None = None) -> np.ndarray:
+    """Score every song: mean over its items, in [0, 1], (n_songs,). The processes of an accelerator share the work."""
+    model = packed_copy(model, model.start, model.encoder.tokenizer)
+    inputs = model.inputs_from_chunks(inputs) if isinstance(inputs, Chunks) else inputs
     device, batches = model.encoder.network.device, list(batch_by_tokens(inputs.lengths))
     if accelerator:
         batches = batches[accelerator.process_index :: accelerator.num_processes]
@@ -286,8 +248,7 @@ def _score(model: SongRegressor, inputs: Features, accelerator: Accelerator | No
         for indices in batches:
             scores[indices] = model(*read_batch(inputs, indices, device)).float()
             bar.update(len(indices))
-    if accelerator:
-        scores = accelerator.reduce(scores)
+    scores = accelerator.reduce(scores) if accelerator else scores
     if not scores.isfinite().all():
         raise LyricsError("the model's scores are not numbers: its parameters are too large. Copy it again or retrain.")
     return average_by_song(scores.cpu(), inputs.song_index).clamp(0, 1).double().numpy()

@@ -12,8 +12,9 @@ from lyric_utils import checkpoints
 from lyric_utils._checks import checked, validate
 from lyric_utils._files import LyricsError
 from lyric_utils.blend import blend_predictions, fit_blend
+from lyric_utils.checkpoints import Config, Model, Results
 from lyric_utils.chunking import Chunks, chunk_lyrics
-from lyric_utils.distillation import TEACHERS, Teachers
+from lyric_utils.distillation import TEACHERS
 from lyric_utils.encoders import Encoder, load_encoder
 from lyric_utils.evaluation import score
 from lyric_utils.features import EncoderFeatures, extract_features
@@ -39,7 +40,7 @@ class Data(NamedTuple):
 class Trained(NamedTuple):
     """A trained model, the course of its training (see `fit`), and its predictions of the test songs."""
 
-    model: checkpoints.Model
+    model: Model
     history: list[dict]
     prediction: np.ndarray
 
@@ -53,9 +54,8 @@ def prepare(profile: Profile, split: InstanceOf[Split] | None = None, adapted_la
     if split is None:
         songs, report = clean_songs(load_source(profile))
         print(report)
-        songs = draw_songs(songs, profile.songs, profile.seed)
-        split_by = "stored" if "split" in songs.columns else profile.split_by
-        split = split_songs(songs, profile.seed, profile.fractions, split_by)
+        songs, split_by = draw_songs(songs, profile.songs, profile.seed), profile.split_by
+        split = split_songs(songs, profile.seed, profile.fractions, "stored" if "split" in songs else split_by)
     encoder = load_encoder(profile.encoder)
     windows, sides = (profile.max_length, profile.stride), split._asdict()
     chunks = {side: chunk_lyrics(songs["lyrics"], encoder.tokenizer, *windows) for side, songs in sides.items()}
@@ -63,9 +63,8 @@ def prepare(profile: Profile, split: InstanceOf[Split] | None = None, adapted_la
     return Data(profile, split, encoder, chunks, features)
 
 
-def train_model(
-    recipe: Recipe, data: Data, seed: int = 42, resume_file=None, pooler=None, teachers: Teachers = TEACHERS, **options
-) -> Trained:
+def train_model(recipe: Recipe, data: Data, seed: int = 42, resume_file=None, pooler=None, teachers=TEACHERS,
+                **options) -> Trained:  # fmt: skip
     """Build a model, train it and predict the test songs.
 
     pooler: see `build_model`; teachers: `soft_targets`; resume_file and options (initialise, precision): `fit`.
@@ -82,11 +81,12 @@ def train_model(
 
 
 def save_trained(trained: Trained, data: Data, folder: str | Path) -> dict[str, float]:
-    """Save a trained model as a checkpoint; returns its metrics on the test songs."""
+    """Save a trained model as a checkpoint in place of its `resume_file_of`; returns its metrics on the test songs."""
     test, about = data.split.test, {"history": trained.history, "profile": data.profile.name}
     about["predictions"] = checkpoints.tabulate_predictions(test, data.chunks["test"].per_song, trained.prediction)
     about["metrics"] = score(test["valence"], trained.prediction)
     checkpoints.save_model(trained.model, folder, training_songs=fingerprint_songs(data.split.train), **about)
+    resume_file_of(folder).unlink(missing_ok=True)
     return about["metrics"]
 
 
@@ -96,9 +96,7 @@ def resume_file_of(folder: str | Path) -> Path:
 
 
 @checked
-def train_or_load(
-    data: InstanceOf[Data], name: str, retrain: bool | None = None
-) -> tuple[checkpoints.Model, checkpoints.Results]:
+def train_or_load(data: InstanceOf[Data], name: str, retrain: bool | None = None) -> tuple[Model, Results]:
     """The model of one of the profile's recipes: loaded if it was trained on these very songs, trained otherwise.
 
     Looks among the shipped checkpoints and in `runs/PROFILE/NAME`, where a new training is saved; prints what it did.
@@ -113,9 +111,10 @@ def train_or_load(
     resume_file = resume_file_of(folder)
     if not retrain and not resume_file.is_file():
         for known in (checkpoints.shipped_folder(name), folder):
-            if _is_trained_on(known, data, recipe):
+            results = checkpoints.load_results(known) if (known / "config.json").is_file() else None
+            if results and _are_of(results, data, recipe):
                 print(f"{name}: loaded from {known.parent.name}/{known.name}, trained on these songs before")
-                return checkpoints.load_model(known, data.encoder), checkpoints.load_results(known)
+                return checkpoints.load_model(known, data.encoder), results
     try:
         trained = train_model(recipe, data, data.profile.seed, resume_file)
     except KeyboardInterrupt:
@@ -123,20 +122,14 @@ def train_or_load(
         print(f"{name}: interrupted; {kept}")
         raise
     save_trained(trained, data, folder)
-    resume_file.unlink(missing_ok=True)
-    seconds = sum(epoch["seconds"] for epoch in trained.history)
-    epochs = f"{len(trained.history)} epoch" + "s" * (len(trained.history) > 1)
-    print(f"{name}: trained for {epochs} in {seconds:.0f} s, saved in {folder.as_posix()}")
+    epochs, seconds = len(trained.history), sum(epoch["seconds"] for epoch in trained.history)
+    print(f"{name}: trained for {epochs} epoch{'s' * (epochs > 1)} in {seconds:.0f} s, saved in {folder.as_posix()}")
     return trained.model, checkpoints.load_results(folder)
 
 
-def _is_trained_on(folder: Path, data: Data, recipe: Recipe) -> bool:
+def _are_of(results: Results, data: Data, recipe: Recipe) -> bool:
     """Whether a checkpoint is of these training and test songs of this profile, and of this recipe and seed."""
-    if not (folder / "config.json").is_file():
-        return False
-    config, _, predictions, _ = checkpoints.load_results(folder)
-    expected = {"profile": data.profile.name, "seed": data.profile.seed}
-    expected["training_songs"] = fingerprint_songs(data.split.train)
-    is_same_test = predictions["row"].tolist() == data.split.test["row"].tolist()
-    found = validate(checkpoints.Config, config, str(folder)).recipe
-    return is_same_test and expected.items() <= config.items() and found == recipe
+    config, (train, _, test) = validate(Config, results.config, "config.json"), data.split
+    found = config.profile, config.seed, config.recipe, results.config.get("training_songs")
+    expected = data.profile.name, data.profile.seed, recipe, fingerprint_songs(train)
+    return found == expected and results.predictions["row"].tolist() == test["row"].tolist()

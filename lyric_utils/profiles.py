@@ -37,9 +37,7 @@ class Recipe:
     head_learning_rate: Size = 1e-3
     weight_decay: Size = 0.0  # of AdamW (Loshchilov & Hutter 2019)
     warmup: Share = 0.0  # share of all steps over which the learning rates rise from zero
-    schedule: Literal["constant", "linear"] = (
-        "constant"  # after the warm-up, or "linear": falling to zero at the last step
-    )
+    schedule: Literal["constant", "linear"] = "constant"  # after the warm-up; "linear": falls to zero at the last step
     text_weight: Share = 0.0  # of the ridge regression in a blend, 0 to 1, see `blend.blend_predictions`
     rescale: Size = 1.0  # factor by which a blend's scores are moved away from the mean valence
 
@@ -63,28 +61,21 @@ class Profile:
 
 BASELINE = Recipe(model="baseline")
 LORA_PAPER = Recipe(model="lora", loss_on="chunk", learning_rate=2e-5, head_learning_rate=2e-5, weight_decay=0.01)
-LORA_TUNED = Recipe(
-    model="lora", pooling="distinct", pooled_layers=4, rank=8, alpha=16, lora_dropout=0.1, init="kernel",
-    distillation_weight=0.7, epochs=1, learning_rate=4e-4, head_learning_rate=1e-4, weight_decay=0.01, warmup=0.1,
-    schedule="linear",
-)  # fmt: skip
+LORA_TUNED = Recipe(model="lora", pooling="distinct", pooled_layers=4, rank=8, alpha=16, lora_dropout=0.1,
+                    init="kernel", distillation_weight=0.7, epochs=1, learning_rate=4e-4, head_learning_rate=1e-4,
+                    weight_decay=0.01, warmup=0.1, schedule="linear")  # fmt: skip
 LORA_SAMPLE = replace(LORA_TUNED, epochs=2, batch_songs=4, learning_rate=1e-3, head_learning_rate=1e-3)
 BLEND = replace(LORA_TUNED, model="blend", text_weight=0.5, rescale=1.15)
 FULL = replace(LORA_TUNED, model="full", adapted_layers=6, learning_rate=2e-5)
 
 PROFILES = {
-    "sample": Profile(
-        name="sample", source="sample", songs=None, encoder="minilm", fractions=(0.8, 0.1, 0.1), split_by="stored",
-        recipes={"baseline": BASELINE, "lora": LORA_SAMPLE},
-    ),
-    "subset": Profile(
-        name="subset", source="subset", songs=None, encoder="minilm", fractions=(0.7, 0.1, 0.2), split_by="artist",
-        recipes={"baseline": BASELINE, "lora": LORA_TUNED, "lora_paper": LORA_PAPER, "full": FULL, "blend": BLEND},
-    ),
-    "paper": Profile(
-        name="paper", source="kaggle", songs=30_000, encoder="bert-base-uncased", fractions=(0.8, 0.1, 0.1),
-        split_by="song", recipes={"baseline": BASELINE, "lora": LORA_PAPER},
-    ),
+    "sample": Profile("sample", source="sample", songs=None, encoder="minilm", fractions=(0.8, 0.1, 0.1),
+                      split_by="stored", recipes={"baseline": BASELINE, "lora": LORA_SAMPLE}),
+    "subset": Profile("subset", source="subset", songs=None, encoder="minilm", fractions=(0.7, 0.1, 0.2),
+                      split_by="artist", recipes={"baseline": BASELINE, "lora": LORA_TUNED, "lora_paper": LORA_PAPER,
+                                                  "full": FULL, "blend": BLEND}),
+    "paper": Profile("paper", source="kaggle", songs=30_000, encoder="bert-base-uncased", fractions=(0.8, 0.1, 0.1),
+                     split_by="song", recipes={"baseline": BASELINE, "lora": LORA_PAPER}),
 }  # fmt: skip
 
 
@@ -99,8 +90,7 @@ def load_profile(name: str | None = None) -> Profile:
     if name not in PROFILES:
         raise LyricsError(f"{name!r} is not a profile: use one of {', '.join(PROFILES)}.")
     profile, epochs = PROFILES[name], os.environ.get("LYRICS_EPOCHS")
-    if not epochs:
-        return profile
-    if not epochs.isdecimal() or int(epochs) == 0:
+    if epochs and (not epochs.isdecimal() or int(epochs) == 0):
         raise LyricsError(f"LYRICS_EPOCHS={epochs!r} is not a whole number above 0.")
-    return replace(profile, recipes={k: replace(recipe, epochs=int(epochs)) for k, recipe in profile.recipes.items()})
+    changes = {"epochs": int(epochs)} if epochs else {}
+    return replace(profile, recipes={name: replace(recipe, **changes) for name, recipe in profile.recipes.items()})

@@ -19,9 +19,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="checkpoint folder (default: runs/PROFILE/MODEL)")
     parser.add_argument("--seed", type=int, default=42, help="of the training; the split keeps the profile's seed")
     parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch of a stopped run")
-    run_command(
-        train_profile, parser.parse_args(), lambda: "the same command with --resume goes on from the last epoch."
-    )
+    kept = "the same command with --resume goes on after the last finished epoch"
+    run_command(train_profile, parser.parse_args(), lambda: kept)
 
 
 def train_profile(arguments: argparse.Namespace) -> None:
@@ -33,8 +32,7 @@ def train_profile(arguments: argparse.Namespace) -> None:
     from lyric_utils.pipeline import RUNS, prepare, resume_file_of, save_trained, train_model
     from lyric_utils.training import start_accelerator
 
-    recipe = recipes[arguments.model]
-    folder = arguments.out or RUNS / profile.name / arguments.model
+    recipe, folder = recipes[arguments.model], arguments.out or RUNS / profile.name / arguments.model
     if SHIPPED in folder.resolve().parents:
         raise lu.LyricsError(f"{folder}: shipped checkpoints are not overwritten. Give another folder with --out.")
     check_folder(folder)
@@ -47,7 +45,6 @@ def train_profile(arguments: argparse.Namespace) -> None:
     trained = train_model(recipe, data, arguments.seed, resume_file)
     if accelerator.is_main_process:
         metrics = save_trained(trained, data, folder)
-        resume_file.unlink(missing_ok=True)
         print(f"saved {visible(folder)}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     accelerator.end_training()
 

@@ -1,8 +1,7 @@
-"""One training loop for all models: short enough to read, on Hugging Face accelerate.
+"""One training loop for all models, on Hugging Face accelerate, written out for what a ready-made trainer does not do.
 
-It is written out because a ready-made trainer does not do three things: a step counts songs while memory is bounded by
-tokens, a song's chunks stay together, and a run killed at any moment goes on to bitwise the same parameters. Under
-`accelerate launch` or `torchrun` the processes share the songs of every step, which is that of a single process.
+A step counts songs while memory is bounded by tokens, a song's chunks stay together, and a run killed at any moment
+goes on to bitwise the same parameters. Processes under `accelerate launch` or `torchrun` share the songs of a step.
 """
 
 import hashlib
@@ -29,7 +28,7 @@ from lyric_utils._progress import progress
 from lyric_utils.chunking import average_by_song, batch_by_tokens
 from lyric_utils.distillation import TEACHERS, Teachers, initialise_head, soft_targets
 from lyric_utils.encoders import best_device, hash_encoder
-from lyric_utils.features import EncoderFeatures, Features
+from lyric_utils.features import Features
 from lyric_utils.models import SongRegressor, read_batch, score_songs
 from lyric_utils.profiles import Recipe
 from lyric_utils.songs import Split
@@ -43,10 +42,8 @@ class Examples(NamedTuple):
     pooled: np.ndarray | None = None  # the frozen encoder's vectors of them, (n_songs, hidden), for `init="kernel"`
 
 
-def make_examples(
-    model: SongRegressor, split: Split, features: dict[str, EncoderFeatures], teachers: Teachers = TEACHERS
-) -> dict[str, Examples]:
-    """The examples of every side of a split, from the encoder's features of it; soft targets for training only."""
+def make_examples(model: SongRegressor, split: Split, features: dict, teachers: Teachers = TEACHERS) -> dict:
+    """The `Examples` of every side of a split, from its `EncoderFeatures`; soft targets for the training side only."""
     recipe, examples = model.recipe, {}
     for side, songs in split._asdict().items():
         pooled = features[side].pooled(recipe.pooling, recipe.pooled_layers)
@@ -56,78 +53,73 @@ def make_examples(
 
 
 @checked
-def fit(
-    model: InstanceOf[SongRegressor],
-    train_set: InstanceOf[Examples],
-    validation_set: InstanceOf[Examples],
-    resume_file: PathLike | None = None,
-    initialise: Callable[[SongRegressor, np.ndarray, np.ndarray], None] = initialise_head,
-    precision: Literal["float32", "bfloat16"] | None = None,
-) -> list[dict]:
+def fit(model: InstanceOf[SongRegressor], train_set: InstanceOf[Examples], validation_set: InstanceOf[Examples],
+        resume_file: PathLike | None = None, initialise: Callable = initialise_head,
+        precision: Literal["float32", "bfloat16"] | None = None) -> list[dict]:  # fmt: skip
     """Train a model by its recipe, from its start, and leave it at its best validation epoch.
 
     Data order and dropout depend on the model's seed and the epoch alone. After every epoch the whole state is written
     to `resume_file`; a run that finds the file goes on from it and ends bitwise as if it had not been interrupted.
-
-    Args:
-        initialise: how `init="kernel"` sets the head, from the pooled vectors and targets of the training songs.
-        precision: "float32" or "bfloat16" (mixed); None: bfloat16 where the processor has it.
+    initialise: how `init="kernel"` sets the head; called with the model, and the pooled vectors and targets of the
+    training songs. precision: None is bfloat16 (mixed) where the processor has it, else float32.
 
     Returns one dict per epoch: `epoch` (from 1), `train_loss`, `validation_mse` (of songs), `seconds`. Raises
     `LyricsError` if `resume_file` is damaged or belongs to another run, the loss is no longer a number, a step has
     fewer songs than there are processes, or vectors are missing that the start needs.
     """
-    accelerator = start_accelerator()
-    precision = precision or ("bfloat16" if has_fast_bfloat16() else "float32")
+    accelerator, precision = start_accelerator(), precision or ("bfloat16" if has_fast_bfloat16() else "float32")
+    recipe, count, processes = model.recipe, len(train_set.valence), accelerator.num_processes
+    steps = int(np.ceil(count / recipe.batch_songs))
+    if count // steps < processes:
+        raise LyricsError(f"{processes} processes cannot share a step of {count // steps} songs: raise batch_songs.")
     writes = resume_file is not None and accelerator.is_main_process
     with exclusive(resume_file) if writes else nullcontext():
-        return _fit(accelerator, model, train_set, validation_set, resume_file, initialise, precision)
-
-
-def _fit(accelerator, model, train_set, validation_set, state_file, initialise, precision) -> list[dict]:
-    recipe = model.recipe
-    model.copy_parameters(model.start)
-    if recipe.init == "mean":
-        model.start_at(train_set.valence.mean())
-    elif recipe.init == "kernel" and not (state_file and state_file.is_file()):  # else the parameters come from there
-        if train_set.pooled is None:
-            raise LyricsError("init='kernel' needs the frozen encoder's vectors: use make_examples.")
-        initialise(model, train_set.pooled, train_set.valence)
-    count = len(train_set.valence)
-    steps = int(np.ceil(count / recipe.batch_songs))
-    if count // steps < (processes := accelerator.num_processes):
-        raise LyricsError(f"{processes} processes cannot share a step of {count // steps} songs: raise batch_songs.")
-    optimizer = torch.optim.AdamW(parameter_groups(model), weight_decay=recipe.weight_decay)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    run = _Run(accelerator, model, optimizer, state_file, _fingerprint(model, train_set, validation_set))
-    total, done = recipe.epochs * count, len(run.history) * count
-    with progress(total=total, initial=done, desc=f"train {recipe.model}", unit="song") as bar:
-        for epoch in range(len(run.history), recipe.epochs):
-            started, loss_sum = time.perf_counter(), 0.0
-            wrapped.train()
-            seeds = np.random.SeedSequence([model.seed, epoch, accelerator.process_index])
-            torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
-            order = np.random.default_rng([model.seed, epoch]).permutation(count)
-            for step, songs in enumerate(np.array_split(order, steps)):
-                set_learning_rate(optimizer, recipe, (epoch * steps + step) / (recipe.epochs * steps))
-                loss_sum += train_step(accelerator, wrapped, optimizer, train_set, songs, precision) * len(songs)
-                bar.update(len(songs))
-            scores = score_songs(model, validation_set.inputs, accelerator)
-            line = {"epoch": epoch + 1, "train_loss": sum(gather_object([loss_sum])) / count}
-            line["validation_mse"] = float(np.mean((scores - validation_set.valence) ** 2))
-            run.record(line | {"seconds": time.perf_counter() - started})
-            bar.set_postfix(validation_mse=f"{line['validation_mse']:.4f}")
-    model.copy_parameters(run.best)
+        state = _start_state(accelerator, model, train_set, validation_set, resume_file)
+        history = state["history"]
+        model.copy_parameters(state["parameters"] if history else model.start)
+        if recipe.init == "mean" and not history:
+            model.start_at(train_set.valence.mean())
+        elif recipe.init == "kernel" and not history:
+            if train_set.pooled is None:
+                raise LyricsError("init='kernel' needs the frozen encoder's vectors: use make_examples.")
+            initialise(model, train_set.pooled, train_set.valence)
+        optimizer = torch.optim.AdamW(parameter_groups(model), weight_decay=recipe.weight_decay)
+        wrapped, optimizer = accelerator.prepare(model, optimizer)
+        if history:
+            optimizer.load_state_dict(state["optimizer"])
+        total, done = recipe.epochs * count, len(history) * count
+        with progress(total=total, initial=done, desc=f"train {recipe.model}", unit="song") as bar:
+            for epoch in range(len(history), recipe.epochs):
+                started, loss_sum = time.perf_counter(), 0.0
+                wrapped.train()
+                seeds = np.random.SeedSequence([model.seed, epoch, accelerator.process_index])
+                torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
+                order = np.random.default_rng([model.seed, epoch]).permutation(count)
+                for step, songs in enumerate(np.array_split(order, steps)):
+                    set_learning_rate(optimizer, recipe, (epoch * steps + step) / (recipe.epochs * steps))
+                    loss_sum += train_step(accelerator, wrapped, optimizer, train_set, songs, precision) * len(songs)
+                    bar.update(len(songs))
+                scores = score_songs(model, validation_set.inputs, accelerator)
+                mse = float(np.mean((scores - validation_set.valence) ** 2))
+                history.append({"epoch": epoch + 1, "train_loss": sum(gather_object([loss_sum])) / count})
+                history[-1] |= {"validation_mse": mse, "seconds": time.perf_counter() - started}
+                bar.set_postfix(validation_mse=f"{mse:.4f}")
+                state["parameters"] = {name: values.detach() for name, values in model.trainable_parameters().items()}
+                if mse == min(line["validation_mse"] for line in history):
+                    state["best"] = {name: values.clone() for name, values in state["parameters"].items()}
+                if writes:
+                    write_state(state | {"optimizer": optimizer.state_dict()}, resume_file)
+    model.copy_parameters(state["best"])
     model.eval()
-    return run.history
+    return history
 
 
 def train_step(accelerator, model, optimizer, examples: Examples, songs: np.ndarray, precision: str) -> float:
     """One optimizer step on the mean loss of some songs, in micro-batches; returns this process's part of the loss."""
     recipe, inputs = accelerator.unwrap_model(model).recipe, examples.inputs
-    first = np.searchsorted(inputs.song_index, songs)
-    items = [np.arange(*ends) for ends in zip(first, np.searchsorted(inputs.song_index, songs + 1), strict=True)]
-    counted = len(songs) if recipe.loss_on == "song" else sum(map(len, items))
+    by_song = recipe.loss_on == "song"
+    items = [np.arange(*ends) for ends in np.searchsorted(inputs.song_index, [songs, songs + 1]).T]
+    counted = len(songs) if by_song else sum(map(len, items))
     tokens = np.array([inputs.lengths[item].sum() for item in items])
     mine = np.arange(len(songs))
     if accelerator.num_processes > 1:  # dealt out by length, so that all are done at about the same time
@@ -143,7 +135,6 @@ def train_step(accelerator, model, optimizer, examples: Examples, songs: np.ndar
         with accelerator.no_sync(model) if batch is not batches[-1] else nullcontext():
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 scores = model(*read_batch(inputs, indices, accelerator.device)).float()
-            by_song = recipe.loss_on == "song"
             errors = average_by_song(scores, song_index) - valence if by_song else scores - valence[song_index]
             loss = errors.square().sum() / counted
             accelerator.backward(loss * accelerator.num_processes)
@@ -171,62 +162,39 @@ def has_fast_bfloat16() -> bool:
 
 def parameter_groups(model: SongRegressor) -> list[dict]:
     """The trainable parameters with their learning rates: head and pooler apart from the rest."""
-    groups = {False: {"params": [], "peak": model.recipe.learning_rate}}
-    groups[True] = {"params": [], "peak": model.recipe.head_learning_rate}
+    groups = [{"params": [], "peak": peak} for peak in (model.recipe.learning_rate, model.recipe.head_learning_rate)]
     for name, values in model.trainable_parameters().items():
         groups[name.startswith(("head.", "pooler."))]["params"].append(values)
-    return [group for group in groups.values() if group["params"]]
+    return [group for group in groups if group["params"]]
 
 
 def set_learning_rate(optimizer, recipe: Recipe, done: float) -> None:
     """Set every group's rate for a moment of the training, `done` running from 0 to 1."""
-    factor = min(1.0, done / recipe.warmup) if recipe.warmup else 1.0
-    if recipe.schedule == "linear":
-        factor = min(factor, (1 - done) / (1 - recipe.warmup))
+    rising = done / recipe.warmup if recipe.warmup else 1.0
+    falling = (1 - done) / (1 - recipe.warmup) if recipe.schedule == "linear" else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
+        group["lr"] = group["peak"] * min(1.0, rising, falling)
 
 
-def _fingerprint(model: SongRegressor, train_set: Examples, validation_set: Examples) -> str:
+def _start_state(accelerator, model, train_set, validation_set, file: Path | None) -> dict:
+    """Where to go on: the state in the file, which the first process reads for all, or that of a run not begun."""
     digest = hashlib.sha256(json.dumps([asdict(model.recipe), model.seed, hash_encoder(model.encoder)]).encode())
     for examples in (train_set, validation_set):
         digest.update(examples.valence.tobytes() + np.asarray(examples.inputs.lengths).tobytes())
-    return digest.hexdigest()
+    new = {"fingerprint": digest.hexdigest(), "history": []}
+    found = read_file(file) if file and accelerator.is_main_process and os.path.lexists(file) else None
+    [found] = broadcast_object_list([found])
+    state = new if found is None else read_state(found, file)
+    if state["fingerprint"] != new["fingerprint"]:
+        raise LyricsError(f"{file}: of another run (recipe, seed, encoder or songs). Delete it to start anew.")
+    return state
 
 
-class _Run:
-    """The state of a training run, in memory and, where a file is given, on disk after every epoch."""
-
-    def __init__(self, accelerator: Accelerator, model: SongRegressor, optimizer, file: Path | None, fingerprint: str):
-        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
-        self.file, self.fingerprint = file, fingerprint
-        self.history, self.best = [], {}
-        if file:
-            self._load()
-
-    def record(self, epoch: dict) -> None:
-        self.history.append(epoch)
-        parameters = {name: values.detach() for name, values in self.model.trainable_parameters().items()}
-        if epoch["validation_mse"] == min(line["validation_mse"] for line in self.history):
-            self.best = {name: values.clone() for name, values in parameters.items()}
-        if self.file and self.accelerator.is_main_process:
-            state = {"fingerprint": self.fingerprint, "history": self.history, "best": self.best}
-            content = io.BytesIO()
-            torch.save(state | {"parameters": parameters, "optimizer": self.optimizer.state_dict()}, content)
-            write_file(self.file, hashlib.sha256(content.getvalue()).digest() + content.getvalue())
-
-    def _load(self) -> None:
-        """Take up the state in the file, read by the first process for all; without a file, the run starts anew."""
-        found = read_file(self.file) if self.accelerator.is_main_process and os.path.lexists(self.file) else None
-        [found] = broadcast_object_list([found])
-        if found is None:
-            return
-        state = read_state(found, self.file)
-        if state["fingerprint"] != self.fingerprint:
-            raise LyricsError(f"{self.file}: of another run (recipe, seed, encoder or songs). Delete it to start anew.")
-        self.history, self.best = state["history"], state["best"]
-        self.model.copy_parameters(state["parameters"])
-        self.optimizer.load_state_dict(state["optimizer"])
+def write_state(state: dict, file: Path) -> None:
+    """Write the state of a training, behind a checksum of it."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_file(file, hashlib.sha256(content.getvalue()).digest() + content.getvalue())
 
 
 def read_state(content: bytes, file: Path) -> dict:
