@@ -68,7 +68,8 @@ def validate(kind: Any, value: Any, place: str) -> Any:
         first = error.errors(include_url=False)[0]
         if isinstance(cause := first.get("ctx", {}).get("error"), LyricsError):
             raise cause from error
-        where, found = ".".join([place, *map(str, first["loc"])]), first["input"]
+        where = ".".join([place, *(str(part) for part in first["loc"] if "[" not in str(part))])
+        found = first["input"]
         found = repr(found) if isinstance(found, str | int | float | None) else f"<{type(found).__name__}>"
         message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
         raise LyricsError(f"{where}={found[:80]}: {message}.") from error

@@ -1,14 +1,16 @@
 """The one error of the package, the one way to read a file, and the one way to write a file or a folder."""
 
 import glob
+import hashlib
 import os
+import re
 import shutil
 import stat
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import BinaryIO
 
 from filelock import FileLock, Timeout
@@ -58,19 +60,19 @@ def read_file(path: str | Path, limit: int = MAX_BYTES) -> bytes:
         return file.read()
 
 
-def write_file(path: str | Path, content: bytes, mark: bytes = b"") -> None:
-    """Write a file whole or not at all, over no other file than one that has `mark` near its start, see `replacing`."""
-    check_target(path, mark)
-    with replacing(path) as new:
-        new.write_bytes(content)
-
-
-def check_target(path: str | Path, mark: bytes) -> None:
-    """Raise `LyricsError` where a file stands that has not `mark` near its start, as files of our kind have."""
+def check_target(path: str | Path, pattern: bytes) -> None:
+    """Raise `LyricsError` where a file stands that does not begin with `pattern`, as files of its kind do."""
     if os.path.lexists(path):
         with open_file(path) as file:
-            if mark not in file.read(len(mark) + 64):
+            if not re.match(pattern, file.read(100), re.DOTALL):
                 raise LyricsError(f"{path}: exists and is something else. Remove it, or give another name.")
+
+
+def write_file(path: str | Path, content: bytes, pattern: bytes = b"") -> None:
+    """Write a file whole or not at all, over no other file than one that begins with `pattern`, see `replacing`."""
+    check_target(path, pattern)
+    with replacing(path) as new:
+        new.write_bytes(content)
 
 
 @contextmanager
@@ -81,41 +83,40 @@ def replacing(path: str | Path) -> Iterator[Path]:
     what that left, the next writer of `path` puts right.
     """
     path = Path(os.path.realpath(path))  # what a link points at is replaced, not the link
+    prefix = f".{path.name[:40]}.{_hash(path.name)}."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _recover(path)
-        folder = TemporaryDirectory(".tmp", f".{path.name[:60]}.", path.parent, ignore_cleanup_errors=True)
+        for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+            with suppress(OSError, Timeout), FileLock(left / "lock", timeout=0):  # its writer holds it while it lives
+                _move_back(left / "old", path)
+                shutil.rmtree(left)
+        folder = TemporaryDirectory(".tmp", prefix, path.parent, ignore_cleanup_errors=True)
         with folder as temporary, FileLock(Path(temporary, "lock")):
             new, old = Path(temporary, "new"), Path(temporary, "old")
             yield new
             try:
                 if path.is_dir():
                     path.rename(old)
+                elif path.is_file():
+                    shutil.copymode(path, new)
                 new.replace(path)
             finally:
-                if old.is_dir() and not path.exists():
-                    old.rename(path)
+                _move_back(old, path)
     except OSError as error:
         raise LyricsError(f"{path}: cannot be written ({describe(error)}); nothing was changed.") from error
 
 
-def _recover(path: Path) -> None:
-    """Remove what killed writers of `path` left, after putting back what one of them had just moved away."""
-    for left in path.parent.glob(f".{glob.escape(path.name[:60])}.????????.tmp"):
-        with suppress(OSError, Timeout):
-            found = {*os.listdir(left)}
-            if "lock" in found and found <= {"lock", "new", "old"}:  # else not ours
-                with FileLock(left / "lock", timeout=0):  # held by its writer as long as that lives
-                    if "old" in found and not os.path.lexists(path):
-                        (left / "old").rename(path)
-                    shutil.rmtree(left)
+def _move_back(old: Path, path: Path) -> None:
+    """Undo the moving away of a folder that nothing has taken the place of."""
+    if old.is_dir() and not os.path.lexists(path):
+        old.rename(path)
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Keep other processes from writing `path` at the same time: a second one gets a `LyricsError` at once."""
-    lock = path.with_name(f".{path.name[:60]}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    user = getattr(os, "getuid", int)()
+    lock = Path(gettempdir(), f"lyric_utils_{user}_{_hash(os.path.realpath(path))}.lock")
     try:
         with FileLock(lock, timeout=0):
             try:
@@ -124,3 +125,7 @@ def exclusive(path: Path) -> Iterator[None]:
                 lock.unlink(missing_ok=True)
     except Timeout as error:
         raise LyricsError(f"{path}: another process is writing it. Wait for it, or give another name.") from error
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:12]

@@ -91,6 +91,8 @@ def save_model(
     Raises `LyricsError` if the folder cannot be written, or holds something else than a checkpoint.
     """
     check_folder(folder)
+    validate(History, history, "history")
+    validate(CONTENT["metrics.json"], _without_nan(metrics), "metrics")
     config = {"version": max(HASHES), "recipe": asdict(model.recipe)}
     config |= {"encoder": model.encoder.name, "encoder_sha256": hash_encoder(model.encoder)}
     config |= {"max_length": model.max_length, "stride": model.stride, "profile": profile, "seed": model.seed}
@@ -107,7 +109,7 @@ def save_model(
             config["sha256"] |= {name: hashlib.sha256(content).hexdigest()}
         for name, content in (("config", config), ("history", history), ("metrics", metrics)):
             (new / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        predictions.to_csv(new / "predictions.csv", index=False, float_format="%.5g")
+        predictions[[*PREDICTION_COLUMNS]].to_csv(new / "predictions.csv", index=False, float_format="%.5g")
         (new / "README.md").write_text(model_card(model, config, metrics, len(predictions)), encoding="utf-8")
 
 
@@ -152,9 +154,12 @@ def _read(path: PathLike) -> Any:
             raise ValueError("a number is missing or not finite")
         return content
     content = json.loads(read_file(path))
-    claims = {k: None if v != v else v for k, v in content.items()} if path.name == "metrics.json" else content
-    validate(CONTENT[path.name], claims, path.name)
+    validate(CONTENT[path.name], _without_nan(content) if path.name == "metrics.json" else content, path.name)
     return content
+
+
+def _without_nan(metrics: dict) -> dict:
+    return {name: None if value != value else value for name, value in metrics.items()}
 
 
 @checked

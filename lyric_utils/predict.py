@@ -10,14 +10,14 @@ import io
 import os
 import sys
 import warnings
-from bisect import bisect
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import accumulate, chain, islice
 from pathlib import Path
 
 from lyric_utils._command import Parser, run_command
-from lyric_utils._files import LyricsError, check_target, describe, exclusive, read_file, visible
+from lyric_utils._files import LyricsError, check_target, describe, exclusive, open_file, read_file, visible
 
 BLOCK, LETTERS = 256, 2**20  # songs, and about how many letters, that one process scores at a time
 HEADER, EMPTY = b"row,artist,title,prediction\n", b",\n"  # first line, and end of a line without prediction
@@ -88,13 +88,13 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
                     part.unlink()
                     raise LyricsError(f"{songs}: changed while it was scored. Run the command again.")
                 _check_out(out, songs, resume or overwrite)
+                with open_file(part) as file:
+                    rows = Counter(line.endswith(EMPTY) for line in file)
                 part.replace(out)
-                lines = out.read_bytes().splitlines(keepends=True)
     except OSError as error:
         raise LyricsError(f"{out}: cannot be written ({describe(error)}); {_left_of(out)}") from error
     if is_main:
-        empty = sum(line.endswith(EMPTY) for line in lines)
-        print(f"{visible(out)}: {len(lines) - 1 - empty:,} songs scored, {empty:,} rows without words left empty")
+        print(f"{visible(out)}: {rows[False] - 1:,} songs scored, {rows[True]:,} rows without words left empty")
         if foreign:
             print(f"warning: {foreign:,} of the songs scored now are not in English", file=sys.stderr)
     accelerator.end_training()
@@ -103,7 +103,7 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
 def _check_out(out: Path, songs: Path, may_replace: bool) -> None:
     """Raise `LyricsError` where a table must not be written: over another file, in a checkpoint, among the songs."""
     if os.path.lexists(out):
-        check_target(out, HEADER.strip())
+        check_target(out, HEADER)
         if not may_replace:
             raise LyricsError(f"{out}: exists already. Add --overwrite, or give another name with --out.")
     if all(os.path.isfile(out.parent / name) for name in ("config.json", "history.json")):
@@ -146,12 +146,15 @@ def _blocks_in(part: Path, out: Path, resume: bool, sizes: list[int]) -> int:
         if resume and os.path.lexists(out):
             raise LyricsError(f"{out}: is complete already. Add --overwrite instead of --resume to score it anew.")
         return 0
-    header, *lines = read_file(part).splitlines(keepends=True) or [b""]
-    if not HEADER.startswith(header):
-        raise LyricsError(f"{part}: not the part of a table. Move it away.")
-    ends = [*accumulate(sizes, initial=0)]
-    blocks = bisect(ends, sum(line.endswith(b"\n") for line in lines)) - 1
-    os.truncate(part, len(header + b"".join(lines[: ends[blocks]])) if header == HEADER else 0)
+    ends = {rows: number for number, rows in enumerate(accumulate(sizes, initial=0))}
+    with open_file(part) as file:
+        if not HEADER.startswith(header := file.readline(len(HEADER))):
+            raise LyricsError(f"{part}: not the part of a table. Move it away.")
+        blocks, kept = 0, len(header) if header == HEADER else 0
+        for rows, line in enumerate(file, 1):
+            if rows in ends and line.endswith(b"\n"):
+                blocks, kept = ends[rows], file.tell()
+    os.truncate(part, kept)
     return blocks
 
 

@@ -189,7 +189,7 @@ def split_songs(
     if again := songs.loc[hashes.duplicated(), "row"].tolist():
         raise LyricsError(f"row {again[0]} has the same words as an earlier row: run clean_songs before split_songs.")
     if by == "stored" and "split" in songs.columns:
-        sides = songs["split"].to_numpy(dtype=object)
+        sides = songs["split"].astype(object).where(songs["split"].notna(), None).to_numpy()
         if unknown := set(songs["split"].dropna()).difference(Split._fields):
             raise LyricsError(f"column 'split' holds {min(map(repr, unknown))}; use {', '.join(Split._fields)}.")
     elif by not in ("artist", "song"):

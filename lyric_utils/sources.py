@@ -50,7 +50,7 @@ def draw_songs(songs: pd.DataFrame, count: Count | None, seed: Seed) -> pd.DataF
         return songs
     if count > len(songs):
         raise LyricsError(f"{count:,} songs cannot be drawn from {len(songs):,}: ask for fewer, or use a larger table.")
-    return songs.sample(count, random_state=seed).sort_index().reset_index(drop=True)
+    return songs.reset_index(drop=True).sample(count, random_state=seed).sort_index().reset_index(drop=True)
 
 
 def cache_folder() -> Path:

@@ -29,6 +29,7 @@ STDIN = Path("-")
 BOUNDS = {"rows": 1_000_000, "columns": 1_000, "letters in a cell": 10_000_000, "letters": 2**30, "cells": 5_000_000}
 LONGEST_LINE = 2 * BOUNDS["letters in a cell"]
 MAX_JSON, MAX_EXCEL = 2**24, 2**26  # bytes of a file that becomes many times as large in memory
+MAX_TAGS = 2_000_000  # of XML in an Excel file: the cells of 50,000 songs
 EMPTY_CELLS = {None, "", "#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A"}  # as Excel spells them
 QUOTES = 'Enclose a cell with separators, quotes or line breaks in "...", and double the quotes inside'
 FORMAT, VERSION = "lyric_utils.songs", 1
@@ -184,10 +185,13 @@ def _read_sheet(content: bytes) -> Iterator[tuple[int, list]]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if (size := sum(entry.file_size for entry in archive.infolist())) > MAX_EXCEL:
             raise ValueError(f"{size:,} bytes unpacked, but at most {MAX_EXCEL:,} are read. Save it as .csv")
-        for text in (archive.read(name) for name in archive.namelist() if name.startswith("xl/worksheets/sheet")):
-            rows = [*map(int, re.findall(rb"<row\b[^>]*?\br=[\"'](\d{1,18})", text))]
-            if rows != sorted(rows) or rows[-1:] > [2**20]:
-                raise ValueError("its rows are out of order, or beyond the last of a sheet. Save it as .csv")
+        texts = {name: archive.read(name) for name in archive.namelist()}
+    if (tags := sum(text.count(b"<") for text in texts.values())) > MAX_TAGS:
+        raise ValueError(f"{tags:,} XML tags, but at most {MAX_TAGS:,} are read. Save it as .csv")
+    for name in filter(re.compile("xl/worksheets/sheet").match, texts):
+        rows = [*map(int, re.findall(rb"<row\b[^>]*?\br=[\"'](\d{1,18})", texts[name]))]
+        if rows != sorted(rows) or rows[-1:] > [2**20]:
+            raise ValueError("its rows are out of order, or beyond the last of a sheet. Save it as .csv")
     sheet, width = load_workbook(io.BytesIO(content), read_only=True, data_only=True).worksheets[0], 0
     sheet.reset_dimensions()
     for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
@@ -299,8 +303,9 @@ def save_songs(songs: pd.DataFrame, path: PathLike) -> None:
         columns = json.loads(json.dumps(songs.to_dict("list"), ensure_ascii=False).encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise LyricsError(f"{path}: a song pickle holds text, numbers and lists of them only ({error}).") from error
-    payload = {"format": FORMAT, "version": VERSION, "columns": columns}
-    write_file(path, pickle.dumps(payload, protocol=4), FORMAT.encode())
+    data = pickle.dumps({"format": FORMAT, "version": VERSION, "columns": columns}, protocol=4)
+    _parse(data)  # refuses what could not be loaded again
+    write_file(path, data, rb"\x80\x04\x95.{8}}\x94\(\x8c\x06format\x94\x8c\x11" + FORMAT.encode())
 
 
 class _PlainUnpickler(pickle.Unpickler):  # see "Restricting Globals" in Python's documentation of pickle
@@ -313,20 +318,26 @@ def load_songs(path: PathLike, needed: Sequence[str] = COLUMNS) -> pd.DataFrame:
     """Read a pickle that `save_songs` wrote. Code in it never runs: only opcodes of plain builtins are loaded."""
     data = read_file(path)  # once: what is checked is what is loaded
     try:
-        _check_opcodes(data)
-        payload = _PlainUnpickler(io.BytesIO(data)).load()
-        if (payload["format"], payload["version"]) != (FORMAT, VERSION):
-            raise ValueError(f"its format is {payload['format']!r}, version {payload['version']!r}")
-        if not all(isinstance(column, list) for column in payload["columns"].values()):
-            raise ValueError("its columns are not lists")
-        rows, sizes = [*map(len, payload["columns"].values())], [*map(_size, chain(*payload["columns"].values()))]
-        _check_bounds(max(rows, default=0), len(rows), max(sizes, default=0), sum(sizes), len(sizes))
-        table = as_song_table(pd.DataFrame(payload["columns"]), needed)
-        if table.empty:
-            raise ValueError("no songs in it")
+        return as_song_table(_parse(data), needed)
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise LyricsError(f"{path}: refused, not a song pickle as save_songs writes it ({describe(error)}).") from error
-    return table
+
+
+def _parse(data: bytes) -> pd.DataFrame:
+    """The table in a song pickle; raises nearly anything if it is damaged, or beyond the bounds."""
+    _check_opcodes(data)
+    payload = _PlainUnpickler(io.BytesIO(data)).load()
+    if (payload["format"], payload["version"]) != (FORMAT, VERSION):
+        raise ValueError(f"its format is {payload['format']!r}, version {payload['version']!r}")
+    columns = payload["columns"]
+    if not all(isinstance(column, list) for column in columns.values()):
+        raise ValueError("its columns are not lists")
+    sizes = [*map(_size, chain(*columns.values()))]
+    _check_bounds(len(sizes) // max(len(columns), 1), len(columns), max(sizes, default=0), sum(sizes), len(sizes))
+    if not sizes:
+        raise ValueError("no songs in it")
+    _plain_names(columns)
+    return pd.DataFrame(columns)
 
 
 def _check_opcodes(data: bytes) -> None:
