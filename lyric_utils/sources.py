@@ -77,5 +77,5 @@ def _find_kaggle() -> Path:
     import kagglehub
 
     path = Path(kagglehub.dataset_download(KAGGLE_HANDLE, path=KAGGLE_FILE))
-    write_file(note, str(path).encode(), KAGGLE_FILE.encode())
+    write_file(note, str(path).encode())
     return path
