@@ -186,10 +186,11 @@ def _read_sheet(content: bytes) -> Iterator[tuple[int, list]]:
         if (size := sum(entry.file_size for entry in archive.infolist())) > MAX_EXCEL:
             raise ValueError(f"{size:,} bytes unpacked, but at most {MAX_EXCEL:,} are read. Save it as .csv")
         texts = {name: archive.read(name) for name in archive.namelist()}
-    if (tags := sum(text.count(b"<") for text in texts.values())) > MAX_TAGS:
-        raise ValueError(f"{tags:,} XML tags, but at most {MAX_TAGS:,} are read. Save it as .csv")
-    for name in filter(re.compile("xl/worksheets/sheet").match, texts):
-        rows = [*map(int, re.findall(rb"<row\b[^>]*?\br=[\"'](\d{1,18})", texts[name]))]
+    for name, text in texts.items():
+        limit = MAX_TAGS if name.startswith(("xl/worksheets/sheet", "xl/sharedStrings")) else MAX_TAGS // 20
+        if text.count(b"<") > limit:
+            raise ValueError(f"{name} in it has more than {limit:,} tags. Save it as .csv")
+        rows = [*map(int, re.findall(rb"<row\b[^>]*?\br=[\"'](\d{1,18})", text))]
         if rows != sorted(rows) or rows[-1:] > [2**20]:
             raise ValueError("its rows are out of order, or beyond the last of a sheet. Save it as .csv")
     sheet, width = load_workbook(io.BytesIO(content), read_only=True, data_only=True).worksheets[0], 0

@@ -18,8 +18,9 @@ def main() -> None:
     parser.add_argument("--model", default="lora", help="a recipe of the profile (default: lora)")
     parser.add_argument("--out", type=Path, help="checkpoint folder (default: runs/PROFILE/MODEL)")
     parser.add_argument("--seed", type=int, default=42, help="of the training; the split keeps the profile's seed")
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that exists")
     parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch of a stopped run")
-    kept = "the same command with --resume goes on after the last finished epoch"
+    kept = "the same command with --resume goes on after the last finished epoch."
     run_command(train_profile, parser.parse_args(), lambda: kept)
 
 
@@ -39,6 +40,8 @@ def train_profile(arguments: argparse.Namespace) -> None:
     resume_file = resume_file_of(folder)
     if os.path.lexists(resume_file) and not arguments.resume:
         raise lu.LyricsError(f"{resume_file}: left by a stopped training. Add --resume, or delete it to start anew.")
+    if os.path.lexists(folder / "config.json") and not (arguments.overwrite or os.path.lexists(resume_file)):
+        raise lu.LyricsError(f"{folder}: exists already. Add --overwrite, or give another folder with --out.")
     accelerator = start_accelerator()
     with accelerator.main_process_first(), redirect_stdout(sys.stdout if accelerator.is_main_process else None):
         data = prepare(profile, adapted_layers=recipe.adapted_layers)  # the first process fills the caches

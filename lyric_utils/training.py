@@ -182,7 +182,7 @@ def _start_state(accelerator, model, train_set, validation_set, file: Path | Non
     for examples in (train_set, validation_set):
         digest.update(examples.valence.tobytes() + np.asarray(examples.inputs.lengths).tobytes())
     new = {"fingerprint": digest.hexdigest(), "history": []}
-    found = read_file(file) if file and accelerator.is_main_process and os.path.lexists(file) else None
+    found = read_file(file, 2**36) if file and accelerator.is_main_process and os.path.lexists(file) else None
     [found] = broadcast_object_list([found])
     state = new if found is None else read_state(found, file)
     if state["fingerprint"] != new["fingerprint"]:

@@ -264,7 +264,7 @@ def test_ctrl_c_ends_the_command_with_one_sentence(sample_data, tmp_path):
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert said.strip() == "interrupted: the same command with --resume goes on from the last epoch."
+    assert said.strip() == "interrupted: the same command with --resume goes on after the last finished epoch."
     assert state.is_file()
 
 

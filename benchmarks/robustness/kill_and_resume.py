@@ -66,7 +66,7 @@ def main() -> None:
             whole = Path(folder, model)
             train(whole, model, check=True)  # fills the cache of frozen layers
             started = time.perf_counter()
-            train(whole, model, check=True)
+            train(whole, model, "--overwrite", check=True)
             seconds, (history, parameters) = time.perf_counter() - started, outcome(whole)
             for number in range(1, KILLS + 1):
                 out, moment = Path(folder, f"{model}_{number}"), moments.uniform(0.1, 0.95) * seconds
@@ -76,7 +76,8 @@ def main() -> None:
                     killed = f"after {moment:.1f} of {seconds:.1f} s"
                 else:
                     kill_in_write(out, model)
-                    killed = f"in a write of the state, after {unfinished(out)[0].stat().st_size:,} bytes"
+                    written = sum(file.stat().st_size for file in unfinished(out)[0].iterdir())
+                    killed = f"in a write of the state, after {written:,} bytes"
                 result = {"model": model, "killed": killed, "epochs_kept": epochs_done(out)}
                 train(out, model, "--resume", check=True)
                 found = outcome(out)
