@@ -1,8 +1,8 @@
 """The collection of hostile and broken inputs that `tests/test_bad_files.py` runs.
 
 Each input has a name, the loader it is for and what is expected: refused with a LyricsError, or survived with every row
-accounted for. What a hostile file tries to do is always the same, to make a folder named `CANARY`, so that a test can
-see whether any code ran.
+accounted for; none may take 20 s or 1 GiB. What a hostile file tries to do is always the same, to make a folder named
+`CANARY`, so that a test can see whether any code ran.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ CANARY = "CANARY"
 EXTENSION_CODES = (0xF0, 0xF0F0, 0x7F0F0F0)  # registered in copyreg by the test, one for each of EXT1, EXT2, EXT4
 HEADER = "artist,seq,song,label"
 WORDS = "We walked along the river and the morning was warm, and nobody asked where we had been."
+ROW = {"artist": "Ann Example", "title": "River", "lyrics": WORDS, "valence": 0.5}
+KINDS = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".pkl")
 
 
 class BadTable(NamedTuple):
@@ -52,7 +55,7 @@ class BadCheckpoint(NamedTuple):
     """Damage to the folder of a sound checkpoint.
 
     Attributes:
-        model: "baseline" or "lora".
+        model: "baseline", "lora" or "blend".
         damage: function that does it, given the folder and the folder of the other model's sound checkpoint.
         refused_by: which of "load_model" and "load_results" must refuse it; the other must survive it.
     """
@@ -262,6 +265,7 @@ def _with_prolog(sheet: bytes, prolog: str, cell: str) -> bytes:
         return _with_entry(sheet, entry, prolog + archive.read(entry).decode().replace("River", cell))
 
 
+NAMESPACE = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 SHEET = _sheet(("Ann Example", WORDS, "River", 0.5), ("Ben Sample", "Nothing but rain tonight, my friend", "Roof", 0.2))
 LAUGHS = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha">' + "".join(
     f'<!ENTITY {chr(98 + n)} "{f"&{chr(97 + n)};" * 10}">' for n in range(9)
@@ -344,6 +348,210 @@ BAD_TABLES = {
 }  # fmt: skip
 
 
+# ---------------------------------------------------------------- tables of every kind
+
+
+MARKS = "\u0301\u0323" * 50_000  # in the order that costs most
+
+
+def _xml(root: str, inner: str, content: str, before: str = "") -> str:
+    return f'<{root} xmlns="{NAMESPACE}">{before}<{inner}>{content}</{inner}></{root}>'
+
+
+def _sheet_of(*rows: str, before: str = "") -> bytes:
+    """An .xlsx file whose first sheet has these rows, each of them XML."""
+    return _with_entry(SHEET, "xl/worksheets/sheet1.xml", _xml("worksheet", "sheetData", "".join(rows), before))
+
+
+def _cell(value: object, place: str = "") -> str:
+    """XML of a cell; without a place it stands behind the one before."""
+    place = place and f' r="{place}"'
+    text = f' t="inlineStr"><is><t>{value}</t></is>' if isinstance(value, str) else f"><v>{value}</v>"
+    return f"<c{place}{text}</c>"
+
+
+def _row(*values: object, number: object = "") -> str:
+    number = number and f' r="{number}"'
+    return f"<row{number}>{''.join(map(_cell, values))}</row>"
+
+
+GOOD_ROWS = _row(*HEADER.split(",")) + _row("Ann Example", WORDS, "River", 0.5)
+
+
+def in_kind(kind: str, *rows: dict) -> bytes:
+    """Rows with the same columns as a song table of that kind."""
+    if kind in (".json", ".jsonl"):
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        return ("\n".join(lines) if kind == ".jsonl" else f"[{','.join(lines)}]").encode()
+    if kind == ".pkl":
+        return song_pickle(columns={name: [row[name] for row in rows] for name in rows[0]})
+    if kind == ".xlsx":
+        return _sheet_of(*(_row(*values) for values in (rows[0], *map(dict.values, rows))))
+    return pd.DataFrame(rows).to_csv(index=False, sep="\t" if kind == ".tsv" else ",").encode()
+
+
+def _lyrics_twice(kind: str) -> bytes:
+    """Two columns that are both the lyrics, by one name where the kind can say that, or by two."""
+    if kind in (".csv", ".tsv"):
+        return in_kind(kind, ROW | {"Again": WORDS}).replace(b"Again", b"lyrics")
+    return in_kind(kind, ROW | {" Lyrics": WORDS})
+
+
+def _doubling(kind: str, times: int = 40) -> bytes:
+    """A song pickle with a cell that holds the cell before twice, again and again: in a list, or under two keys."""
+    cell = _text("la")
+    for n in range(-1, times):
+        again = b"h" + bytes([n]) if n >= 0 else b"N"
+        cell = b"](" + cell + again + b"e" if kind == "list" else b"}(" + _text("a") + cell + _text("b") + again + b"u"
+        cell += b"\x94"
+    return _cells(cell)
+
+
+def _sparse(path: Path) -> None:
+    """3 GiB of zeros that take no room."""
+    path.touch()
+    os.truncate(path, 3 * 2**30)
+
+
+def _texts(**files: bytes | Callable[[Path], None]) -> Callable[[Path], None]:
+    """A folder of .txt files."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        for name, content in files.items():
+            path = folder / f"{name}.txt"
+            content(path) if callable(content) else path.write_bytes(content)
+
+    return make
+
+
+def _large(kind: str, content: Callable[[], bytes], rows: tuple[int, int] | None = None) -> BadTable:
+    """Made when it is needed."""
+    return BadTable(kind, lambda path: path.write_bytes(content()), rows)
+
+
+WIDE = dict.fromkeys((f"c{n}" for n in range(100_001)), 1)
+LONG = "la " * 3_333_334  # beyond the letters that a cell may have
+BOUNDLESS = {
+    **{f"{kind}: 100,001 columns": _large(kind, partial(in_kind, kind, ROW | WIDE)) for kind in KINDS},
+    **{f"{kind}: a cell of 10 MB": _large(kind, partial(in_kind, kind, ROW | {"lyrics": LONG})) for kind in KINDS},
+    **{f"{kind}: 3 GiB of zeros": BadTable(kind, _sparse) for kind in KINDS},
+    "txt: 3 GiB of zeros": BadTable("", _texts(one=_sparse)),
+    "txt: a song of 10 MB": BadTable("", _texts(one=LONG.encode())),
+    "csv: a cell of 20 MB in quotes": _large(".csv", lambda: csv(_good(), 'Ann,"' + "la\n" * 7_000_000 + '",x,0.5')),
+    "csv: a line of 30 MB": _large(".csv", lambda: csv(_good(), "Ann," + "la," * 10_000_000)),
+    "csv: a header of 30 MB": _large(".csv", lambda: b"la," * 10_000_000),
+    "csv: 100 MB after a quote": _large(".csv", lambda: csv(_good(), 'Ann,"never closed', *[_good()] * 900_000)),
+    "json: a dict of 100,001 columns": _large(".json", lambda: json.dumps({name: [1] for name in WIDE}).encode()),
+    "json: 20,000,000 empty lists": _large(".json", lambda: b'[{"lyrics": [' + b"[]," * 20_000_000 + b"0]}]"),
+    "json: 20,000,000 empty records": _large(".json", lambda: b"[" + b"{}," * 20_000_000 + b"{}]"),
+    "jsonl: new columns in every row": _large(".jsonl", lambda: b"".join(b'{"n%d": 1}\n' % n for n in range(100_001))),
+    "pickle: a list that doubles 40 times": BadTable(".pkl", _doubling("list")),
+    "pickle: a dict that doubles 40 times": BadTable(".pkl", _doubling("dict")),
+    "pickle: one list as all columns": BadTable(
+        ".pkl", song_pickle(columns=dict(zip(ROW, [[WORDS]] * 4, strict=True)))
+    ),
+    "pickle: 10 MB two hundred times": _large(".pkl", lambda: song_pickle(rows=200, lyrics=["la " * 3_000_000] * 200)),
+    "pickle: 20,000,000 empty lists": _large(".pkl", lambda: _cells(b"](" + b"]" * 20_000_000 + b"e")),
+    "pickle: 40,000,000 times None": _large(".pkl", lambda: _cells(b"](" + b"N" * 40_000_000 + b"e")),
+    "xlsx: 300 MB unpacked": _large(".xlsx", lambda: _with_entry(SHEET, "xl/more.xml", " " * 300_000_000)),
+    "xlsx: 10,000,000 cells without a value": _large(".xlsx", lambda: _sheet_of("<c/>" * 10_000_000)),
+    "xlsx: 10,000,000 rows without a cell": _large(".xlsx", lambda: _sheet_of(GOOD_ROWS, "<row/>" * 10_000_000)),
+    "xlsx: 10,000,000 styles": _large(
+        ".xlsx", lambda: _with_entry(SHEET, "xl/styles.xml", _xml("styleSheet", "cellXfs", "<xf/>" * 10_000_000))
+    ),
+    "xlsx: 10,000,000 properties": _large(
+        ".xlsx", lambda: _with_entry(SHEET, "xl/workbook.xml", _xml("workbook", "sheets", "<x/>" * 10_000_000))
+    ),
+}
+CHEAP = {  # what costs little in the file, and must cost little in time and memory
+    "pickle: one text ten times": BadTable(".pkl", song_pickle(rows=10), (10, 1)),
+    "xlsx: dimensions too large": BadTable(
+        ".xlsx", _sheet_of(GOOD_ROWS, before='<dimension ref="A1:XFD1048576"/>'), (1, 1)
+    ),
+    "xlsx: dimensions too small": BadTable(".xlsx", _sheet_of(GOOD_ROWS, before='<dimension ref="A1:A1"/>'), (1, 1)),
+    "csv: 100,000 marks in the lyrics": _large(".csv", lambda: csv(_good(), f'Ann,"{WORDS}, e{MARKS}",x,0.5'), (2, 2)),
+    "csv: 100,000 marks in the artist": _large(".csv", lambda: csv(f'e{MARKS},"{WORDS}",x,0.5'), (1, 1)),
+    "csv: 100,000 marks alone": _large(".csv", lambda: csv(_good(), f"Ann,{MARKS},x,0.5"), (2, 1)),
+    "csv: 100,000 letters, each of eighteen": _large(
+        ".csv", lambda: csv(_good(), f'Ann,"{WORDS} {chr(0xFDFA) * 100_000}",x,0.5'), (2, 2)
+    ),
+}
+SHEETS = {
+    f"xlsx: {name}": BadTable(".xlsx", _sheet_of(GOOD_ROWS, *rows))
+    for name, rows in {
+        "row number 2,000,000,000": [_row("Ben", WORDS, "Roof", 0.5, number=2_000_000_000)],
+        "row number of thirty digits": [_row("Ben", WORDS, "Roof", 0.5, number=10**30)],
+        "row number as text": [_row("Ben", WORDS, "Roof", 0.5, number="two")],
+        "a cell in the last column": [f"<row>{_cell(1, 'XFD3')}</row>"],
+        "a cell in the last corner": [f'<row r="1048576">{_cell(1, "XFD1048576")}</row>'],
+        "a cell in a column beyond": [f"<row>{_cell(1, 'ZZZZZZZZZ3')}</row>"],
+        "a cell in no column": [f"<row>{_cell(1, '33')}</row>"],
+        "a string that is not there": ['<row><c t="s"><v>99</v></c></row>'],
+        "a number that is none": ["<row><c><v>one</v></c></row>"],
+    }.items()
+} | {"xlsx: dimensions that are none": BadTable(".xlsx", _sheet_of(GOOD_ROWS, before='<dimension ref="everywhere"/>'))}
+NAMES_AS_ROW = dict(zip(ROW, ROW, strict=True))
+HEADERS = {
+    **{f"{kind}: two columns of lyrics": BadTable(kind, _lyrics_twice(kind)) for kind in KINDS},
+    **{
+        f"{kind}: a name twice in a record": BadTable(kind, in_kind(kind, ROW | {"x": "y"}).replace(b'"x"', b'"title"'))
+        for kind in (".json", ".jsonl")
+    },
+    "csv: lyrics by two names": BadTable(".csv", in_kind(".csv", ROW | {"seq": WORDS})),
+    "csv: labels by two names": BadTable(".csv", in_kind(".csv", ROW | {"LABEL": 0.1})),
+    **{
+        f"{kind}: the header again {where}": BadTable(kind, in_kind(kind, *rows))
+        for kind in (".csv", ".tsv", ".xlsx")
+        for where, rows in {
+            "at once": (NAMES_AS_ROW, ROW),
+            "in between": (ROW, NAMES_AS_ROW, ROW),
+            "at the end": (ROW, NAMES_AS_ROW),
+        }.items()
+    },
+    "csv: the header again in quotes": BadTable(".csv", csv(_good(), '"artist","seq","song","label"', _good())),
+}
+UNDECODABLE = {
+    "Latin-1": ("latin-1", "Zoë"), "Windows-1252": ("cp1252", "Zoë’s"), "Mac Roman": ("mac-roman", "Zoë"),
+    "Shift JIS": ("shift-jis", "歌う人"), "GBK": ("gbk", "歌唱"), "EUC-KR": ("euc-kr", "노래"),
+    "KOI8-R": ("koi8-r", "Анна"), "EBCDIC": ("cp037", "Zoe"), "UTF-32": ("utf-32", "Zoe"),
+    "UTF-32 without a mark": ("utf-32-le", "Zoë"), "UTF-16 LE without a mark": ("utf-16-le", "Zoe"),
+    "UTF-16 BE without a mark": ("utf-16-be", "Zoe"),
+}  # fmt: skip
+MARKED = {
+    "UTF-8": ("utf-8", b"\xef\xbb\xbf"),
+    "UTF-16 LE": ("utf-16-le", b"\xff\xfe"),
+    "UTF-16 BE": ("utf-16-be", b"\xfe\xff"),
+}
+
+
+def _in_encoding(kind: str, encoding: str, artist: str) -> bytes:
+    """Fifty rows that any encoding writes in the same way, and one that it does not."""
+    rows = [ROW | {"lyrics": f"{WORDS} {n}"} for n in range(50)]
+    return in_kind(kind, *rows, ROW | {"artist": artist}).decode().encode(encoding)
+
+
+ENCODINGS = {
+    **{
+        f"{kind}: {name}": BadTable(kind, _in_encoding(kind, *encoding))
+        for kind in (".csv", ".tsv", ".jsonl")
+        for name, encoding in UNDECODABLE.items()
+    },
+    "txt: Latin-1": BadTable("", _texts(one=WORDS.encode(), two="Das Café war schön".encode("latin-1"))),
+    "csv: a letter cut in two": BadTable(".csv", csv(_good(), "Zoë")[:-2]),
+    "csv: UTF-8 of half characters": BadTable(".csv", csv(_good()) + b"\xed\xa0\xbd\xed\xb8\x80,a,b,0.5\n"),
+    "csv: UTF-16 with half a letter": BadTable(".csv", csv(_good(), encoding="utf-16")[:-1]),
+    "csv: UTF-16 of half characters": BadTable(".csv", csv(_good("\ud83d"), encoding="utf-16")),
+    **{
+        f"{kind}: {name} with a mark": BadTable(kind, mark + in_kind(kind, ROW).decode().encode(encoding), (1, 1))
+        for kind in (".csv", ".tsv", ".json", ".jsonl")
+        for name, (encoding, mark) in MARKED.items()
+    },
+    "csv: line ends of an old Macintosh": BadTable(".csv", csv(_good()).replace(b"\n", b"\r"), (1, 1)),
+}
+BAD_TABLES |= BOUNDLESS | CHEAP | SHEETS | HEADERS | ENCODINGS
+
+
 # ---------------------------------------------------------------- checkpoints
 
 
@@ -390,17 +598,62 @@ def _change(name, *keys_and_value):
     return damage
 
 
-def _weights(name, change, hide=True):
-    """Change every tensor of a weights file and, if `hide`, the checksum in config.json as well."""
+def _set(name, *keys_and_value):
+    """Like `_change`, but None as the value stands for null."""
+    *keys, value = keys_and_value
+    null = "null" if value is None else value
 
     def damage(folder, other):
-        weights = {key: change(weight).contiguous() for key, weight in load_file(folder / name).items()}
-        save_file(weights, folder / name)
+        _change(name, *keys, null)(folder, other)
+        if value is None:
+            text = (folder / name).read_text()
+            (folder / name).write_text(text.replace(f'"{keys[-1]}": "null"', f'"{keys[-1]}": null'))
+
+    return damage
+
+
+def _tensors(name, change, hide=True):
+    """Change the dict of tensors in a weights file and, if `hide`, the checksum in config.json as well."""
+
+    def damage(folder, other):
+        weights = change(load_file(folder / name))
+        save_file({key: weight.contiguous() for key, weight in weights.items()}, folder / name)
         if hide:
             found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
             _change("config.json", "sha256", name, found)(folder, other)
 
     return damage
+
+
+def _weights(name, change, hide=True):
+    """Change every tensor of a weights file."""
+    return _tensors(name, lambda weights: {key: change(weight) for key, weight in weights.items()}, hide)
+
+
+def _first(change):
+    """Change one tensor alone, the first by name; None as the new one removes it."""
+
+    def changed(weights):
+        name = min(weights)
+        weight = change(weights.pop(name))
+        return weights if weight is None else weights | {name: weight}
+
+    return changed
+
+
+def _one_tensor(name, change):
+    """Change one tensor of a blend's word model."""
+    return _tensors(WORDS_FILE, lambda weights: weights | {name: change(weights[name])})
+
+
+def _spelled(change):
+    """Change the vocabulary of a blend's word model, given as bytes."""
+
+    def changed(weights):
+        spelled = change(bytes(weights["vocabulary"].tolist()))
+        return weights | {"vocabulary": torch.tensor(list(spelled), dtype=torch.uint8)}
+
+    return _tensors(WORDS_FILE, changed)
 
 
 def _empty_folder(folder, other):
@@ -423,7 +676,7 @@ def _folder_instead(name):
 
 BOTH = ("load_model", "load_results")
 RESULTS = ("load_results",)
-ADAPTER, HEAD = "adapter_model.safetensors", "head.safetensors"
+ADAPTER, HEAD, WORDS_FILE = "adapter_model.safetensors", "head.safetensors", "words.safetensors"
 NOT_A_CSV = b"\x93NUMPY\0\xff"
 BAD_CHECKPOINTS = {
     "no folder": BadCheckpoint("lora", lambda folder, other: shutil.rmtree(folder), BOTH),
@@ -518,6 +771,185 @@ BAD_CHECKPOINTS = {
         }.items()
     },
 }
+
+NO_NUMBERS = {
+    "NaN": float("nan"), "infinite": float("inf"), "minus infinite": float("-inf"), "null": None, "text": "0.5",
+    "true": True, "a list": [1], "a dict": {"a": 1}, "-1": -1, "10**30": 10**30,
+}  # fmt: skip
+NO_TEXTS = {"a number": 7, "null": None, "a list": ["text"], "a dict": {"a": 1}, "true": True, "unknown": "nonsense"}
+NUMBERS = (
+    "pooled_layers", "adapted_layers", "rank", "alpha", "lora_dropout", "attention_dropout", "distillation_weight",
+    "epochs", "batch_songs", "learning_rate", "head_learning_rate", "weight_decay", "warmup", "text_weight", "rescale",
+)  # fmt: skip
+CHOICES = ("model", "pooling", "loss_on", "init", "schedule")
+BEYOND = ("learning_rate", "head_learning_rate", "weight_decay", "rescale")  # that have no upper bound
+BAD_RECIPES = {
+    **{
+        f"{field} {how}": BadCheckpoint("lora", _set("config.json", "recipe", field, value), BOTH)
+        for field in NUMBERS
+        for how, value in NO_NUMBERS.items()
+        if not (how == "10**30" and field in BEYOND)
+    },
+    **{
+        f"{field} {how}": BadCheckpoint("lora", _set("config.json", "recipe", field, value), BOTH)
+        for field in CHOICES
+        for how, value in NO_TEXTS.items()
+    },
+    **{
+        f"target_modules {how}": BadCheckpoint(
+            "lora", _set("config.json", "recipe", "target_modules", value), refused_by
+        )
+        for how, value, refused_by in (
+            ("text", "query", BOTH),
+            ("null", None, BOTH),
+            ("numbers", [1, 2], BOTH),
+            ("a dict", {"query": 1}, BOTH),
+            ("empty", [], ("load_model",)),
+            ("unknown", ["nonsense"], ("load_model",)),
+        )
+    },
+}
+FIELDS = {
+    "version": {"true": True, "text": "2", "0": 0, "-1": -1, "NaN": float("nan"), "null": None, "a list": [2]},
+    "seed": {how: value for how, value in NO_NUMBERS.items() if how != "10**30"} | {"2**32": 2**32, "0.5": 0.5},
+    "max_length": {how: value for how, value in NO_NUMBERS.items() if how not in ("-1", "10**30")} | {"0.5": 0.5},
+    "stride": {how: value for how, value in NO_NUMBERS.items() if how not in ("-1", "10**30")} | {"0.5": 0.5},
+    **{field: {how: NO_TEXTS[how] for how in ("a number", "null", "a list", "a dict", "true")} for field in (
+        "encoder", "encoder_sha256", "profile"
+    )},
+    "sha256": {"text": "0" * 64, "null": None, "of numbers": {HEAD: 7}, "of null": {HEAD: None}},
+    "recipe": {"text": "lora", "a number": 7, "null": None, "empty": {}},
+}  # fmt: skip
+BAD_FIELDS = {
+    f"config: {field} {how}": BadCheckpoint("lora", _set("config.json", field, value), BOTH)
+    for field, values in FIELDS.items()
+    for how, value in values.items()
+} | {
+    f"config: {field} {how}": BadCheckpoint("lora", _set("config.json", field, value))
+    for field, how, value in (
+        ("max_length", "-1", -1),
+        ("max_length", "10**30", 10**30),
+        ("stride", "10**30", 10**30),
+        ("encoder_sha256", "empty", ""),
+        ("sha256", "empty", {}),
+    )
+}
+BAD_WEIGHTS = {
+    **{
+        f"{name} in {str(dtype).removeprefix('torch.')}": BadCheckpoint(
+            model, _weights(name, lambda w, dtype=dtype: w.to(dtype))
+        )
+        for model, name in (("baseline", "model.safetensors"), ("lora", HEAD), ("lora", ADAPTER))
+        for dtype in (
+            torch.int8,
+            torch.int64,
+            torch.bool,
+            torch.complex64,
+            torch.bfloat16,
+            torch.float16,
+            torch.float64,
+        )
+    },
+    **{
+        f"{name}: {how}": BadCheckpoint(model, _tensors(name, change))
+        for model, name in (("baseline", "model.safetensors"), ("lora", HEAD), ("lora", ADAPTER))
+        for how, change in {
+            "one NaN": _first(lambda weight: weight.index_fill(0, torch.tensor([0]), torch.nan)),
+            "one of infinity": _first(lambda weight: weight.index_fill(0, torch.tensor([0]), -torch.inf)),
+            "finite but huge": _first(lambda weight: weight * 0 + 3e38),
+            "of ten million": _first(lambda weight: weight * 0 - 1e7),
+            "a dimension more": _first(lambda weight: weight[None]),
+            "a row less": _first(lambda weight: weight[1:]),
+            "empty": _first(lambda weight: weight[:0]),
+            "a tensor less": _first(lambda weight: None),
+            "a tensor more": lambda weights: weights | {"more": torch.zeros(1)},
+            "a tensor under another name": lambda weights: {f"x.{key}": weight for key, weight in weights.items()},
+            "no tensors": lambda weights: {},
+        }.items()
+    },
+    "weights of the blend's LoRA of NaN": BadCheckpoint("blend", _weights(ADAPTER, lambda weight: weight * np.nan)),
+    "a blend said to be LoRA": BadCheckpoint("blend", _set("config.json", "recipe", "rank", 4)),
+    "LoRA said to be a blend": BadCheckpoint("lora", _set("config.json", "recipe", "model", "blend")),
+    "baseline said to be full": BadCheckpoint("baseline", _set("config.json", "recipe", "model", "full")),
+}
+ARRAYS = ("idf", "form_mean", "form_scale", "coefficients", "intercept", "mean_valence", "vocabulary")
+BAD_WORDS = {
+    **{
+        f"{array} {how}": BadCheckpoint("blend", _one_tensor(array, change))
+        for array in ARRAYS
+        for how, change in {
+            "empty": lambda values: values[:0],
+            "a value less": lambda values: values[:-1],
+            "a value more": lambda values: torch.cat([values, values[-1:]]),
+            "in float32": lambda values: values.float(),
+            "in int64": lambda values: values.long(),
+            "as a table": lambda values: values[None],
+        }.items()
+        if (array, how) not in {("vocabulary", "a value less"), ("vocabulary", "a value more")}  # another n-gram
+    },
+    **{
+        f"{array} {how}": BadCheckpoint("blend", _one_tensor(array, lambda values, value=value: values * 0 + value))
+        for array in ARRAYS[:-1]
+        for how, value in {"of NaN": np.nan, "infinite": np.inf, "huge": 1e30}.items()
+    },
+    **{
+        f"words without {array}": BadCheckpoint(
+            "blend", _tensors(WORDS_FILE, lambda weights, array=array: {k: v for k, v in weights.items() if k != array})
+        )
+        for array in ARRAYS
+    },
+    **{
+        f"vocabulary {how}": BadCheckpoint("blend", _spelled(change))
+        for how, change in {
+            "with an n-gram twice": lambda spelled: b"\n".join([*spelled.split(b"\n")[:-1], spelled.split(b"\n")[0]]),
+            "with an n-gram less": lambda spelled: spelled.rpartition(b"\n")[0],
+            "with an n-gram more": lambda spelled: spelled + b"\nmore",
+            "of invalid UTF-8": lambda spelled: spelled[:-1] + b"\xff",
+            "of NUL bytes": lambda spelled: bytes(len(spelled)),
+            "in UTF-16": lambda spelled: spelled.decode().encode("utf-16"),
+        }.items()
+    },
+    "words with a tensor more": BadCheckpoint(
+        "blend", _tensors(WORDS_FILE, lambda weights: weights | {"x": torch.ones(1)})
+    ),
+    "form_scale of zero": BadCheckpoint("blend", _one_tensor("form_scale", lambda values: values * 0)),
+    "form_scale of which one is zero": BadCheckpoint(
+        "blend", _one_tensor("form_scale", lambda values: torch.tensor([0.0, 1, 1, 1], dtype=torch.float64))
+    ),
+    "form_scale below zero": BadCheckpoint("blend", _one_tensor("form_scale", lambda values: -values)),
+    "words of another checkpoint": BadCheckpoint("blend", _tensors(WORDS_FILE, _first(lambda v: v + 1), hide=False)),
+}
+PREDICTED = "row,artist,title,words,chunks,valence,prediction"
+BAD_RESULTS = {
+    **{
+        f"history: {field} {how}": BadCheckpoint("lora", _set("history.json", 0, field, value), RESULTS)
+        for field in ("epoch", "train_loss", "validation_mse")
+        for how, value in NO_NUMBERS.items()
+        if how not in ("-1", "10**30")
+    },
+    **{
+        f"metrics: mse {how}": BadCheckpoint("lora", _set("metrics.json", "mse", value), RESULTS)
+        for how, value in NO_NUMBERS.items()
+        if how not in ("NaN", "null", "-1", "10**30")  # a score may be undefined
+    },
+    **{
+        f"predictions: {how}": BadCheckpoint(
+            "lora", _rewrite("predictions.csv", f"{PREDICTED}\n{line}\n".encode("utf-8", "surrogateescape")), RESULTS
+        )
+        for how, line in {
+            "a row of text": "one,a,b,10,1,0.5,0.5",
+            "a row of half": "1.5,a,b,10,1,0.5,0.5",
+            "a row of ten to the thirty": f"{10**30},a,b,10,1,0.5,0.5",
+            "no row": ",a,b,10,1,0.5,0.5",
+            "an infinite valence": "1,a,b,10,1,inf,0.5",
+            "chunks of text": "1,a,b,10,few,0.5,0.5",
+            "too many cells": "1,a,b,10,1,0.5,0.5,7,8,9",
+            "an open quote": '1,"a,b,10,1,0.5,0.5',
+            "Latin-1": "1,\udce9,b,10,1,0.5,0.5",
+        }.items()
+    },
+}
+BAD_CHECKPOINTS |= BAD_RECIPES | BAD_FIELDS | BAD_WEIGHTS | BAD_WORDS | BAD_RESULTS
 
 
 # ---------------------------------------------------------------- encoder folders
