@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PydanticUserError, Type
 
 from lyric_utils._files import LyricsError, describe, visible
 
-LARGEST = 1e4  # that a parameter may be; those of pretrained encoders reach some tens
+LARGEST = 1e3  # that a parameter may be; those of pretrained encoders reach some tens
 
 
 def _not_text(value: Any) -> Any:
@@ -50,6 +50,7 @@ def checked(function: Callable) -> Callable:
                 raise
             raise LyricsError(f"{place}: {error}") from error
         except Exception as error:
+            place = getattr(error, "filename", None) or place
             raise LyricsError(f"{place}: {describe(error)}.") from error
 
     return call

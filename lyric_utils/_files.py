@@ -8,7 +8,7 @@ import shutil
 import stat
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import BinaryIO
@@ -86,22 +86,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
     prefix = f".{path.name[:40]}.{_hash(path.name)}."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
-            with suppress(OSError, Timeout), FileLock(left / "lock", timeout=0):  # its writer holds it while it lives
+        with exclusive(path):
+            for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):  # of a killed writer
                 _move_back(left / "old", path)
                 shutil.rmtree(left)
-        folder = TemporaryDirectory(".tmp", prefix, path.parent, ignore_cleanup_errors=True)
-        with folder as temporary, FileLock(Path(temporary, "lock")):
-            new, old = Path(temporary, "new"), Path(temporary, "old")
-            yield new
-            try:
-                if path.is_dir():
-                    path.rename(old)
-                elif path.is_file():
-                    shutil.copymode(path, new)
-                new.replace(path)
-            finally:
-                _move_back(old, path)
+            with TemporaryDirectory(".tmp", prefix, path.parent, ignore_cleanup_errors=True) as temporary:
+                new, old = Path(temporary, "new"), Path(temporary, "old")
+                yield new
+                try:
+                    if path.is_dir():
+                        path.rename(old)
+                    elif path.is_file():
+                        shutil.copymode(path, new)
+                    new.replace(path)
+                finally:
+                    _move_back(old, path)
     except OSError as error:
         raise LyricsError(f"{path}: cannot be written ({describe(error)}); nothing was changed.") from error
 

@@ -60,8 +60,9 @@ class BlendRegressor:
         sizes |= {"idf": count, "coefficients": count + 4}
         expected = {name: torch.empty(size, dtype=torch.float64) for name, size in sizes.items()}
         check_tensors(words, expected | {"vocabulary": words["vocabulary"]})
-        if len({*vocabulary}) < count or not words["form_scale"].min() > 0:
-            raise ValueError(f"{TEXT_FILE}: an n-gram stands twice, or a scale is not positive")
+        least = {"idf": 1, "form_scale": 1e-6, "mean_valence": 0}
+        if len({*vocabulary}) < count or words["mean_valence"] > 1 or any(words[n].min() < least[n] for n in least):
+            raise ValueError(f"{TEXT_FILE}: an n-gram stands twice, or a value is out of range")
         text_model = char_tfidf_ridge(vocabulary=vocabulary)
         ngrams, scaler, ridge = _fitted_parts(text_model)
         ngrams.idf_, scaler.mean_, scaler.scale_ = (words[name].numpy() for name in ("idf", "form_mean", "form_scale"))

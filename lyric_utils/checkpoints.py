@@ -1,7 +1,6 @@
 """Checkpoint folders: safetensors and small text files, a LoRA checkpoint being a standard PEFT adapter folder."""
 
 import hashlib
-import io
 import json
 import os
 import platform
@@ -19,11 +18,11 @@ from safetensors.torch import load, save
 from lyric_utils._checks import PathLike, Real, Seed, Whole, check_tensors, checked, validate
 from lyric_utils._files import LyricsError, read_file, replacing
 from lyric_utils.blend import TEXT_FILE, BlendRegressor
-from lyric_utils.chunking import check_windows
 from lyric_utils.encoders import MINILM, MINILM_HUB_NAME, Encoder, hash_encoder, hash_parameters, load_encoder
 from lyric_utils.models import SongRegressor, build_model
 from lyric_utils.profiles import Recipe
 from lyric_utils.songs import as_cell
+from lyric_utils.tables import read_songs
 
 SHIPPED = Path(__file__).resolve().parent.parent / "trained_models"
 CARD = Path(__file__).with_name("model_card.md")
@@ -73,10 +72,12 @@ def tabulate_predictions(songs: pd.DataFrame, chunks_per_song: np.ndarray, predi
     return songs[[*PREDICTION_COLUMNS]]
 
 
-def check_folder(folder: Path) -> None:
-    """Check that `save_model` may write this folder, where nothing stands but a checkpoint; raises `LyricsError`."""
-    found = os.listdir(folder) if os.path.lexists(folder) else []
-    if strange := {name for name in found if not name.endswith(".safetensors")} - FILES:
+@checked
+def check_folder(folder: PathLike) -> None:
+    """Raise `LyricsError` unless `save_model` may write this folder: a new one, an empty one, or a checkpoint alone."""
+    found = {*os.listdir(folder)} if os.path.lexists(folder) else set()
+    ours = FILES | {*_read(folder / "config.json")["sha256"]} if found else found
+    if strange := found - ours:
         raise LyricsError(f"{folder}: {min(strange)} is no part of a checkpoint. Move it away, or give another name.")
 
 
@@ -126,7 +127,6 @@ def load_model(folder: PathLike, encoder: InstanceOf[Encoder] | None = None) -> 
         reason = f"{encoder.name!r} has other parameters, settings or tokens"
         raise ValueError(f"config.json: trained on encoder {config.encoder!r}, and {reason}")
     windows, recipe, is_blend = (config.max_length, config.stride), config.recipe, config.recipe.model == "blend"
-    check_windows(encoder.tokenizer, *windows)
     model = build_model(encoder, replace(recipe, model="lora") if is_blend else recipe, config.seed, *windows)
     expected = model.state_files()
     names = [*expected, TEXT_FILE] if is_blend else expected
@@ -148,11 +148,11 @@ def load_results(folder: PathLike) -> Results:
 def _read(path: PathLike) -> Any:
     """The content of a JSON or CSV file of a checkpoint, checked for what its readers rely on."""
     if path.suffix == ".csv":
-        file, types = io.BytesIO(read_file(path)), {"keep_default_na": False, "dtype": PREDICTION_COLUMNS}
-        content = pd.read_csv(file, **types)[[*PREDICTION_COLUMNS]]
-        if not np.isfinite(content[["valence", "prediction"]]).all(axis=None):
-            raise ValueError("a number is missing or not finite")
-        return content
+        table = read_songs(path, ["words", "chunks", "valence", "prediction"])[[*PREDICTION_COLUMNS]]
+        table = table.astype(PREDICTION_COLUMNS)
+        if not table[["valence", "prediction"]].apply(pd.Series.between, args=(0, 1)).all(axis=None):
+            raise ValueError("a valence or prediction is missing, or not between 0 and 1")
+        return table
     content = json.loads(read_file(path))
     validate(CONTENT[path.name], _without_nan(content) if path.name == "metrics.json" else content, path.name)
     return content

@@ -93,11 +93,12 @@ def average_by_song(values, song_index):
     """
     if not isinstance(values, torch.Tensor):
         return average_by_song(torch.as_tensor(np.asarray(values)), song_index).numpy()
+    values = values if values.dtype in (torch.float32, torch.float64) else values.float()
     song_index = torch.as_tensor(song_index, device=values.device)
     if len(values) != len(song_index):
         raise LyricsError(f"{len(values)} values for {len(song_index)} chunks: one value per chunk is needed.")
-    if song_index.is_floating_point() or (song_index < 0).any():
-        raise LyricsError("song_index must hold whole numbers from 0 on.")
+    if song_index.is_floating_point() or (song_index < 0).any() or (song_index >= len(song_index)).any():
+        raise LyricsError("song_index must hold whole numbers from 0 on, and each at least once.")
     chunks = torch.bincount(song_index)
     if (chunks == 0).any():
         raise LyricsError(f"song {int((chunks == 0).nonzero()[0])} has no chunk to average.")

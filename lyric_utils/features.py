@@ -8,6 +8,7 @@ of every chunk). Only real tokens are kept, in half precision, in a memory-mappe
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydantic import Field, InstanceOf
 
 from lyric_utils import encoders
 from lyric_utils._checks import Whole, checked
-from lyric_utils._files import LyricsError, describe, replacing
+from lyric_utils._files import LyricsError, describe, open_file, read_file, replacing
 from lyric_utils._packed import packed_copy
 from lyric_utils._progress import progress
 from lyric_utils.chunking import Chunks, average_by_song, batch_by_tokens
@@ -132,22 +133,22 @@ def extract_features(
     for array in (chunks.lengths, *chunks.input_ids):
         key.update(array.tobytes())
     folder = cache_folder() / key.hexdigest()[:24]
-    shapes = (tokens, encoder.hidden_size), (1 + 2 * adapted_layers, len(chunks.input_ids), encoder.hidden_size)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        entry = _read_entry(folder, shapes)
+        entry = _read_entry(folder)
         if entry is None and _wait_for(lock, folder):  # of several processes, one fills the entry
-            entry = _read_entry(folder, shapes)
+            entry = _read_entry(folder)
             if entry is None and _has_room(folder.parent, 2.2 * tokens * encoder.hidden_size):
                 with replacing(folder) as new:
                     new.mkdir()
                     with open(new / "states.npy", "wb") as states:
-                        header = {"descr": "<f2", "fortran_order": False, "shape": shapes[0]}
+                        header = {"descr": "<f2", "fortran_order": False, "shape": (tokens, encoder.hidden_size)}
                         np.lib.format.write_array_header_1_0(states, header)
                         vectors = encode_chunks(encoder, chunks, adapted_layers, states)
                     np.save(new / "vectors.npy", vectors)
-                entry = _read_entry(folder, shapes)
+                    (new / "sha256").write_bytes(_hash_files(new))
+                entry = _read_entry(folder)
     except (OSError, LyricsError) as error:
         reason = describe(error) if isinstance(error, OSError) else error
         raise LyricsError(f"{folder}: no place for a cache ({reason}). Set LYRICS_CACHE to another folder.") from error
@@ -177,15 +178,21 @@ def _wait_for(lock: FileLock, folder: Path) -> bool:
             print("Waiting for another process that computes the same features.")
 
 
-def _read_entry(folder: Path, shapes: tuple) -> tuple[np.ndarray, np.ndarray] | None:
-    """Hidden states and pooled vectors; None where the entry is missing, cut short or of other shapes."""
-    try:
-        if not all((folder / name).is_file() for name in ("states.npy", "vectors.npy")):
-            return None
-        entry = np.load(folder / "states.npy", mmap_mode="r"), np.load(folder / "vectors.npy")
-        return entry if tuple(array.shape for array in entry) == shapes else None
-    except (OSError, ValueError, EOFError):
-        return None
+def _read_entry(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Hidden states and pooled vectors; None where the entry is missing or damaged."""
+    with suppress(OSError, LyricsError):
+        if read_file(folder / "sha256") == _hash_files(folder):
+            return np.load(folder / "states.npy", mmap_mode="r"), np.load(folder / "vectors.npy")
+    return None
+
+
+def _hash_files(folder: Path) -> bytes:
+    digest = hashlib.sha256()
+    for name in ("states.npy", "vectors.npy"):
+        with open_file(folder / name) as file:
+            while data := file.read(2**20):
+                digest.update(data)
+    return digest.hexdigest().encode()
 
 
 def _has_room(folder: Path, needed: float) -> bool:

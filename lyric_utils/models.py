@@ -17,7 +17,7 @@ from lyric_utils._checks import Seed, Whole, checked
 from lyric_utils._files import LyricsError
 from lyric_utils._packed import packed_copy, use_fast_dropout
 from lyric_utils._progress import progress
-from lyric_utils.chunking import Chunks, average_by_song, batch_by_tokens, chunk_lyrics
+from lyric_utils.chunking import Chunks, average_by_song, batch_by_tokens, check_windows, chunk_lyrics
 from lyric_utils.encoders import Encoder, pool_tokens, run_layer, run_layer_for_first_token
 from lyric_utils.features import CachedFeatures, EncoderFeatures, Features, OnTheFlyFeatures, embed_chunks
 from lyric_utils.profiles import Recipe
@@ -44,7 +44,7 @@ class SongRegressor(nn.Module):
 
     adapter_config: LoraConfig | None = None
     seed: int
-    start: dict[str, torch.Tensor]  # the trainable parameters as they were when the model was built; `fit` starts there
+    start: dict[str, torch.Tensor] = {}  # noqa: RUF012  # the trainable parameters as `build_model` made them, for `fit`
 
     @checked
     def __init__(self, encoder: InstanceOf[Encoder], recipe: Recipe, max_length: Whole, stride: Whole):
@@ -87,7 +87,8 @@ class SongRegressor(nn.Module):
 class BaselineMLP(SongRegressor):
     """The frozen encoder's vector of a song into an MLP: hidden -> 256 -> 128 -> 1, LeakyReLU 0.1, dropout 0.1."""
 
-    def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int = 512, stride: int = 128):
+    @checked
+    def __init__(self, encoder: InstanceOf[Encoder], recipe: Recipe, max_length: int = 512, stride: int = 128):
         super().__init__(encoder, recipe, max_length, stride)
         if recipe.init == "kernel":
             raise LyricsError("init='kernel': for fine-tuned encoders; use 'random' or 'mean'.")
@@ -117,7 +118,9 @@ def _one_row_per_song(vectors: np.ndarray) -> CachedFeatures:
 class FineTunedRegressor(SongRegressor):
     """What fine-tuned encoders share: a copy of the top layers that `adapt` makes trainable, a pooler and a head."""
 
-    def __init__(self, encoder: Encoder, recipe: Recipe, max_length: int = 512, stride: int = 128, pooler=None):
+    @checked
+    def __init__(self, encoder: InstanceOf[Encoder], recipe: Recipe, max_length: int = 512, stride: int = 128,
+                 pooler: nn.Module | None = None):  # fmt: skip
         super().__init__(encoder, recipe, max_length, stride)
         most = {"adapted_layers": len(encoder.layers), "rank": encoder.hidden_size}
         most["pooled_layers"] = 1 if recipe.pooling == "cls" else recipe.adapted_layers
@@ -220,6 +223,8 @@ def build_model(encoder: InstanceOf[Encoder], recipe: Recipe, seed: Seed = 42, m
     """
     if recipe.model == "blend":
         raise LyricsError("model='blend': compose it of fitted models with lyric_utils.blend.fit_blend.")
+    if encoder.tokenizer:
+        check_windows(encoder.tokenizer, max_length, stride)
     torch.manual_seed(seed)
     options = {} if pooler is None else {"pooler": pooler}
     model = MODELS[recipe.model](encoder, recipe, max_length, stride, **options).to(encoder.network.device)

@@ -92,7 +92,7 @@ def save_trained(trained: Trained, data: Data, folder: str | Path) -> dict[str, 
 
 def resume_file_of(folder: str | Path) -> Path:
     """Where the state of an unfinished training into `folder` is kept: beside it."""
-    return Path(folder).with_name(Path(folder).name + ".resume.pt")
+    return Path(os.path.abspath(folder) + ".resume.pt")
 
 
 @checked

@@ -25,7 +25,7 @@ class Recipe:
     adapted_layers: Count = 4  # top layers that carry adapters or are trained; the others stay frozen
     target_modules: tuple[str, ...] = ("query", "value")  # linear layers that carry adapters
     rank: Count = 4  # of the adapters, whose update is scaled by alpha / rank (Hu et al. 2021, LoRA)
-    alpha: Count = 8
+    alpha: Annotated[Count, Field(le=1024)] = 8
     lora_dropout: Share = 0.0
     attention_dropout: Share = 0.0  # share of attention weights dropped in training
     loss_on: Literal["song", "chunk"] = "song"  # compares a song's mean with its valence, or every chunk
@@ -39,7 +39,7 @@ class Recipe:
     warmup: Share = 0.0  # share of all steps over which the learning rates rise from zero
     schedule: Literal["constant", "linear"] = "constant"  # after the warm-up; "linear": falls to zero at the last step
     text_weight: Share = 0.0  # of the ridge regression in a blend, 0 to 1, see `blend.blend_predictions`
-    rescale: Size = 1.0  # factor by which a blend's scores are moved away from the mean valence
+    rescale: Annotated[Real, Field(gt=0, le=10)] = 1.0  # moves a blend's scores away from the mean valence
 
 
 @dataclass(frozen=True)

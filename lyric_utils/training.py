@@ -73,7 +73,7 @@ def fit(model: InstanceOf[SongRegressor], train_set: InstanceOf[Examples], valid
     if count // steps < processes:
         raise LyricsError(f"{processes} processes cannot share a step of {count // steps} songs: raise batch_songs.")
     writes = resume_file is not None and accelerator.is_main_process
-    with exclusive(resume_file) if writes else nullcontext():
+    with exclusive(resume_file.with_suffix(".run")) if writes else nullcontext():
         state = _start_state(accelerator, model, train_set, validation_set, resume_file)
         history = state["history"]
         model.copy_parameters(state["parameters"] if history else model.start)
