@@ -115,15 +115,18 @@ def _move_back(old: Path, path: Path) -> None:
 def exclusive(path: Path) -> Iterator[None]:
     """Keep other processes from writing `path` at the same time: a second one gets a `LyricsError` at once."""
     user = getattr(os, "getuid", int)()
-    lock = Path(gettempdir(), f"lyric_utils_{user}_{_hash(os.path.realpath(path))}.lock")
+    lock = FileLock(Path(gettempdir(), f"lyric_utils_{user}_{_hash(os.path.realpath(path))}.lock"), timeout=0)
     try:
-        with FileLock(lock, timeout=0):
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
+        lock.acquire()
     except Timeout as error:
         raise LyricsError(f"{path}: another process is writing it. Wait for it, or give another name.") from error
+    except OSError as error:
+        raise LyricsError(f"{path}: cannot be locked, by {lock.lock_file} ({describe(error)}).") from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _hash(text: str) -> str:

@@ -59,7 +59,7 @@ class BlendRegressor:
         count, sizes = len(vocabulary), {"form_mean": 4, "form_scale": 4, "intercept": 1, "mean_valence": 1}
         sizes |= {"idf": count, "coefficients": count + 4}
         expected = {name: torch.empty(size, dtype=torch.float64) for name, size in sizes.items()}
-        check_tensors(words, expected | {"vocabulary": words["vocabulary"]})
+        check_tensors(words, expected | {"vocabulary": torch.empty(words["vocabulary"].shape, dtype=torch.uint8)})
         least = {"idf": 1, "form_scale": 1e-6, "mean_valence": 0}
         if len({*vocabulary}) < count or words["mean_valence"] > 1 or any(words[n].min() < least[n] for n in least):
             raise ValueError(f"{TEXT_FILE}: an n-gram stands twice, or a value is out of range")

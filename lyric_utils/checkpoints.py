@@ -7,12 +7,12 @@ import platform
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BeforeValidator, InstanceOf, create_model
+from pydantic import BeforeValidator, Field, InstanceOf, create_model
 from safetensors.torch import load, save
 
 from lyric_utils._checks import PathLike, Real, Seed, Whole, check_tensors, checked, validate
@@ -22,7 +22,7 @@ from lyric_utils.encoders import MINILM, MINILM_HUB_NAME, Encoder, hash_encoder,
 from lyric_utils.models import SongRegressor, build_model
 from lyric_utils.profiles import Recipe
 from lyric_utils.songs import as_cell
-from lyric_utils.tables import read_songs
+from lyric_utils.tables import read_rows
 
 SHIPPED = Path(__file__).resolve().parent.parent / "trained_models"
 CARD = Path(__file__).with_name("model_card.md")
@@ -41,8 +41,9 @@ def _as_today(fields: Any) -> Any:
     return {RENAMED.get(name, name): fields[name] for name in fields} if isinstance(fields, dict) else fields
 
 
+Version = Annotated[Whole, Field(ge=1, le=max(HASHES))]
 # What the files of a checkpoint must say; they may say more.
-FIELDS = {"recipe": Annotated[Recipe, BeforeValidator(_as_today)], "version": Literal[1, 2], "sha256": dict[str, str]}
+FIELDS = {"recipe": Annotated[Recipe, BeforeValidator(_as_today)], "version": Version, "sha256": dict[str, str]}
 FIELDS |= {"encoder": str, "encoder_sha256": str, "max_length": Whole, "stride": Whole, "profile": str, "seed": Seed}
 Config = create_model("Config", **FIELDS)
 History = list[create_model("Epoch", epoch=Whole, train_loss=Real, validation_mse=Real)]
@@ -150,8 +151,10 @@ def load_results(folder: PathLike) -> Results:
 def _read(path: PathLike) -> Any:
     """The content of a JSON or CSV file of a checkpoint, checked for what its readers rely on."""
     if path.suffix == ".csv":
-        table = read_songs(path, ["words", "chunks", "valence", "prediction"])[[*PREDICTION_COLUMNS]]
-        table = table.astype(PREDICTION_COLUMNS)
+        rows = read_rows(path)
+        if not rows:
+            raise ValueError("no predictions in it")
+        table = pd.DataFrame(rows, columns=[*PREDICTION_COLUMNS]).fillna("").astype(PREDICTION_COLUMNS)
         if not table[["valence", "prediction"]].apply(pd.Series.between, args=(0, 1)).all(axis=None):
             raise ValueError("a valence or prediction is missing, or not between 0 and 1")
         return table

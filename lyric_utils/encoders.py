@@ -6,6 +6,7 @@ padding is ever computed. The layers are the modules of transformers themselves,
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,20 +16,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from lyric_utils._checks import Name, check_tensors, checked
-from lyric_utils._files import LyricsError, describe, read_file
+from lyric_utils._files import MAX_BYTES, LyricsError, describe, open_file, read_file
 from lyric_utils._packed import attend_within_chunks, project
+from lyric_utils.chunking import chunk_lyrics
 
 MINILM = "minilm"
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # What decides the output beside the parameters: settings of the network, and how the tokenizer cuts a text like this.
 SETTINGS = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps", "position_embedding_type")
-PROBE = "Déjà vu, naïve? Don't: 1,000 TIMES...\t(ﬁne) e\u0301 歌 🎵 unbelievableness [MASK]"
+PROBE = "Déjà vu, naïve? Don't: 1,000 TIMES...\t(ﬁne) e\u0301 歌 🎵 unbelievableness [MASK] " + " ".join("la" * n for n in (9, 20, 49, 60))
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,13 @@ def load_encoder(name: Name = MINILM) -> Encoder:
     source, options = minilm_folder() if name == MINILM else name, {"trust_remote_code": False}
     try:
         for file in Path(source).iterdir() if os.path.isdir(source) else ():
-            if file.is_fifo() or file.is_char_device():
-                raise ValueError(f"{file.name} is not a regular file")
+            check_file(file)
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            config = AutoConfig.from_pretrained(source, **options)
+            tables = config.vocab_size + config.max_position_embeddings
+            if config.hidden_size * (tables + 12 * config.num_hidden_layers * config.hidden_size) > 2**30:
+                raise ValueError("it claims more than a billion parameters")
             options |= {"attention_probs_dropout_prob": 0.0, "add_pooling_layer": False, "dtype": torch.float32}
             network, report = AutoModel.from_pretrained(source, output_loading_info=True, **options)
         check_encoder(tokenizer, network, report)
@@ -67,12 +73,27 @@ def load_encoder(name: Name = MINILM) -> Encoder:
     return as_encoder(name, tokenizer, network.to(best_device()))
 
 
+def check_file(file: Path) -> None:
+    """Raise unless a file of an encoder's folder can be read: no pipe, no text beyond bounds, no layers in integers."""
+    if file.suffix == ".safetensors":
+        open_file(file).close()
+        with safe_open(file, "pt") as content:
+            kinds = {content.get_slice(name).get_dtype() for name in content.keys() if ".layer." in name}  # noqa: SIM118
+        if strange := kinds - {"F16", "BF16", "F32", "F64"}:
+            raise ValueError(f"{file.name} holds parameters as {min(strange)}")
+    elif not file.is_dir():
+        open_file(file, math.inf if file.suffix == ".bin" else MAX_BYTES).close()
+
+
 def check_encoder(tokenizer, network: nn.Module, report: dict) -> None:
     """Raise unless the files had every parameter, and tokenizer and network belong together."""
     surplus = {name for name in report["unexpected_keys"] if ".layer." in name}
     if wrong := {*report["missing_keys"], *surplus}:
         raise ValueError(f"its config.json and its parameters differ in {len(wrong)}, such as {min(wrong)}")
     check_tensors(network.state_dict(), network.state_dict())
+    with torch.inference_mode():
+        if not network(torch.tensor([tokenizer("love")["input_ids"]])).last_hidden_state.isfinite().all():
+            raise ValueError("it gives no numbers")
     if not tokenizer.is_fast or tokenizer.unk_token_id in tokenizer("love", add_special_tokens=False)["input_ids"]:
         raise ValueError("its tokenizer has no vocabulary")
     tokens, positions = (getattr(network.embeddings, f"{kind}_embeddings") for kind in ("word", "position"))
@@ -132,7 +153,8 @@ def hash_parameters(encoder: Encoder) -> str:
 def hash_encoder(encoder: Encoder) -> str:
     """sha256 over all that decides what an encoder says of a text: parameters, settings and tokenizer."""
     settings = [getattr(encoder.network.config, name, None) for name in SETTINGS]
-    words, tokens = sorted(encoder.tokenizer.get_vocab().items()), encoder.tokenizer.tokenize(PROBE)
+    words, windows = sorted(encoder.tokenizer.get_vocab().items()), chunk_lyrics([PROBE], encoder.tokenizer, 16, 4)
+    tokens = [ids.tolist() for ids in windows.input_ids]
     return hashlib.sha256(json.dumps([hash_parameters(encoder), settings, words, tokens]).encode()).hexdigest()
 
 

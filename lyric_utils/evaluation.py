@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from lyric_utils._checks import Real, checked
+from lyric_utils._checks import Real, Seed, Whole, checked
 from lyric_utils._files import LyricsError, describe
 
+Resamples = Annotated[Whole, Field(ge=1, le=100_000)]
 SMALLEST_VARIANCE = 1e-14  # anything below (a standard deviation of 1e-7) counts as constant
 
 
@@ -35,7 +36,7 @@ def score(truth, prediction) -> dict[str, float]:
 
 
 @checked
-def score_with_intervals(truth, prediction, groups=None, resamples=1000, seed=42, level=0.95) -> pd.DataFrame:
+def score_with_intervals(truth, prediction, groups=None, resamples: Resamples = 1000, seed: Seed = 42, level=0.95) -> pd.DataFrame:
     """Score predictions with percentile bootstrap intervals (Efron and Tibshirani, 1993, chapter 13).
 
     groups: one name per song, usually the artist. The songs of one artist are not independent, so whole groups are
@@ -49,7 +50,7 @@ def score_with_intervals(truth, prediction, groups=None, resamples=1000, seed=42
 
 
 @checked
-def paired_difference(truth, prediction, reference, groups=None, resamples=1000, seed=42, level=0.95) -> Interval:
+def paired_difference(truth, prediction, reference, groups=None, resamples: Resamples = 1000, seed: Seed = 42, level=0.95) -> Interval:
     """MSE of `prediction` minus MSE of `reference`, with both scored on the same songs in every resample.
 
     Negative values favour `prediction`; an interval that excludes zero means that the test songs are enough to tell.
@@ -137,13 +138,13 @@ def _scores_from_sums(sums):
 def resample_sums(terms, groups, resamples, seed):
     """Draw as many groups (rows without groups) as there are, with replacement; sum the terms of each resample."""
     if groups is not None:
-        groups = pd.Series([*groups])
+        groups = pd.Series([] if isinstance(groups, str) else [*groups], dtype=object)
         if groups.isna().any() or len(groups) != len(terms):
             raise LyricsError(f"groups must hold a name for each of the {len(terms)} songs.")
         terms = terms.groupby(groups, sort=False).sum()
     count, values, random = len(terms), terms.to_numpy(dtype=float), np.random.default_rng(seed)
-    if count < 2 or resamples < 1:
-        raise LyricsError(f"a bootstrap needs two songs or groups and one resample, but got {count} and {resamples}.")
+    if count < 2:
+        raise LyricsError(f"a bootstrap needs two songs or groups, but got {count}.")
     weights = (np.bincount(random.integers(count, size=count), minlength=count) for _ in range(resamples))
     return pd.DataFrame([weight @ values for weight in weights], columns=terms.columns)
 

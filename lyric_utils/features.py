@@ -71,6 +71,7 @@ class OnTheFlyFeatures:
 
     lengths = cached_property(lambda self: self.chunks.lengths)
     song_index = property(lambda self: self.chunks.song_index)
+    input_ids = property(lambda self: self.chunks.input_ids)
 
     @torch.no_grad()
     def read(self, indices: np.ndarray) -> torch.Tensor:

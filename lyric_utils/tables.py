@@ -81,6 +81,11 @@ def read_blocks(
         raise LyricsError(f"{source}: {reason}.") from error
 
 
+def read_rows(path: Path) -> list[dict]:
+    """All rows of a table within the bounds, as column name -> cell."""
+    return [row for block, _ in _blocks(_read_records(path), math.inf, math.inf) for row in block]
+
+
 def _blocks(records: Iterable[dict], rows: float, letters: float) -> Iterator[tuple[list[dict], list[str]]]:
     """The records in blocks, each with the names of all columns so far, as long as a block keeps to the bounds."""
     block, names, size, cells = [], {}, 0, 0

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from pydantic import InstanceOf
 
-from lyric_utils._checks import PathLike, checked
+from lyric_utils._checks import PathLike, check_tensors, checked
 from lyric_utils._files import LyricsError, exclusive, read_file, write_file
 from lyric_utils._progress import progress
 from lyric_utils.chunking import average_by_song, batch_by_tokens
@@ -179,14 +179,20 @@ def set_learning_rate(optimizer, recipe: Recipe, done: float) -> None:
 def _start_state(accelerator, model, train_set, validation_set, file: Path | None) -> dict:
     """Where to go on: the state in the file, which the first process reads for all, or that of a run not begun."""
     digest = hashlib.sha256(json.dumps([asdict(model.recipe), model.seed, hash_encoder(model.encoder)]).encode())
-    for examples in (train_set, validation_set):
-        digest.update(examples.valence.tobytes() + np.asarray(examples.inputs.lengths).tobytes())
+    for inputs, valence, _ in (train_set, validation_set):
+        if valence.shape != np.unique(inputs.song_index).shape or not np.isfinite(valence).all() or not len(valence):
+            raise LyricsError("examples: every song needs one valence, a finite number, and there must be some songs.")
+        read = [inputs.rows] if inputs.input_ids is None else inputs.input_ids
+        for array in (valence, np.asarray(inputs.lengths), *read):
+            digest.update(array.tobytes())
     new = {"fingerprint": digest.hexdigest(), "history": []}
-    found = read_file(file, 2**36) if file and accelerator.is_main_process and os.path.lexists(file) else None
+    found = read_file(file, 2**31) if file and accelerator.is_main_process and os.path.lexists(file) else None
     [found] = broadcast_object_list([found])
     state = new if found is None else read_state(found, file)
     if state["fingerprint"] != new["fingerprint"]:
         raise LyricsError(f"{file}: of another run (recipe, seed, encoder or songs). Delete it to start anew.")
+    for name in {"parameters", "best"} & state.keys():
+        check_tensors(state[name], model.trainable_parameters())
     return state
 
 
