@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import shutil
+import stat
 import struct
 import zipfile
 from collections.abc import Callable
@@ -550,6 +551,49 @@ ENCODINGS = {
     "csv: line ends of an old Macintosh": BadTable(".csv", csv(_good()).replace(b"\n", b"\r"), (1, 1)),
 }
 BAD_TABLES |= BOUNDLESS | CHEAP | SHEETS | HEADERS | ENCODINGS
+
+
+# ---------------------------------------------------------------- what stands where a file should, and how it is named
+
+
+def _open_to_none(path: Path) -> None:
+    """A sound file that an ordinary user may not read."""
+    path.chmod(0)
+
+
+def _instead(make: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Made where a sound file or folder stood."""
+
+    def place(path):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        make(path)
+
+    return place
+
+
+PLACES: dict[str, Callable[[Path], None]] = {
+    "nothing": _instead(lambda path: None),
+    "a folder": _instead(Path.mkdir),
+    "a pipe": _instead(os.mkfifo),
+    "a device": _instead(lambda path: path.symlink_to("/dev/zero")),
+    "a socket": _instead(lambda path: os.mknod(path, stat.S_IFSOCK | 0o666)),
+    "a link to itself": _instead(lambda path: path.symlink_to(path)),
+    "a link to a folder": _instead(lambda path: path.symlink_to("/")),
+    "a closed file": _open_to_none,
+    "3 GiB of zeros": _instead(_sparse),
+}
+BAD_NAMES = {
+    "300 letters": "x" * 300,
+    "300 letters of four bytes": "🎵" * 300,
+    "a long path": "/".join(["long"] * 2_000),
+    "terminal escapes": "\x1b[31mred\x1b]0;title\x07",
+    "line ends": "one\ntwo\r\nthree\u2028four",
+    "from right to left": "\u202egnp",
+    "bytes that are no UTF-8": "\udcff\udcfe",
+    "a NUL byte": "a\0b",
+    "nothing but blanks": "   ",
+    "below a file": "file/below",
+}
 
 
 # ---------------------------------------------------------------- checkpoints

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +18,30 @@ import torch
 from bad_files import (
     BAD_CHECKPOINTS,
     BAD_ENCODERS,
+    BAD_NAMES,
     BAD_TABLES,
     CANARY,
     EXTENSION_CODES,
     HOSTILE_PICKLES,
+    KINDS,
     OTHER_ENCODERS,
+    PLACES,
+    ROW,
     WORDS,
+    in_kind,
     song_pickle,
 )
 from safetensors.torch import save_file
 
 import lyric_utils as lu
-from lyric_utils._files import replacing
+from lyric_utils import predict
+from lyric_utils._files import replacing, visible
 from lyric_utils.blend import BlendRegressor
+from lyric_utils.checkpoints import shipped_folder
 from lyric_utils.classical import char_tfidf_ridge
 from lyric_utils.encoders import Encoder, hash_encoder
 from lyric_utils.profiles import BASELINE, BLEND, LORA_TUNED
+from lyric_utils.training import Examples
 
 PREDICTIONS = pd.DataFrame(
     {"row": [3, 7], "artist": ["1975", "nan"], "title": ["River", "Roof, or: \"Rain\""],
@@ -288,6 +297,198 @@ def test_unknown_encoder(name):
     refused(Path(name), lu.load_encoder, name)
 
 
+# ---------------------------------------------------------------- places and names
+
+
+@contextmanager
+def ordinary_user():
+    """Root, whom no permission stops, steps back to an ordinary user."""
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:
+            os.seteuid(65_534)
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder(monkeypatch):
+    """A folder that any user may enter and write (those of pytest are closed), for temporary files as well."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+def train(encoder, folder: Path):
+    """A training of no length, whose state is kept in the folder."""
+    chunks = lu.chunk_lyrics([WORDS, "Nothing but rain"], encoder.tokenizer)
+    model = lu.build_model(encoder, replace(BASELINE, epochs=1))
+    examples = Examples(model.inputs_from_chunks(chunks), np.array([0.1, 0.9]))
+    lu.fit(model, examples, examples, folder / "resume.pt")
+
+
+def load_source(folder: Path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LYRICS_DATA", str(folder / "songs.csv"))
+        lu.load_source(lu.load_profile("subset"))
+
+
+def extract(encoder, folder: Path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LYRICS_CACHE", str(folder / "cache"))
+        lu.extract_features(encoder, lu.chunk_lyrics([WORDS], encoder.tokenizer))
+
+
+def score(table: Path, folder: Path):
+    predict.score_table(table, folder / "baseline", folder / "scored.csv")
+
+
+# What is read -> the function that reads it, and the places in which there is nothing to refuse.
+READERS = {
+    **{
+        f"songs{kind}": (lambda encoder, folder, kind=kind: lu.read_songs(folder / f"songs{kind}"), ())
+        for kind in KINDS
+    },
+    "songs.csv in predict": (lambda encoder, folder: score(folder / "songs.csv", folder), ()),
+    "songs.csv in LYRICS_DATA": (lambda encoder, folder: load_source(folder), ()),
+    "songs.pkl in load_songs": (lambda encoder, folder: lu.load_songs(folder / "songs.pkl"), ()),
+    "texts/one.txt": (lambda encoder, folder: lu.read_songs(folder / "texts"), ()),
+    **{
+        f"{model}/{name}": (lambda encoder, folder, model=model: lu.load_model(folder / model, encoder), ())
+        for model, name in (
+            ("baseline", "config.json"),
+            ("baseline", "model.safetensors"),
+            ("lora", "adapter_model.safetensors"),
+            ("blend", "head.safetensors"),
+            ("blend", "words.safetensors"),
+        )
+    },
+    **{
+        f"blend/{name}": (lambda encoder, folder: lu.load_results(folder / "blend"), ())
+        for name in ("config.json", "history.json", "metrics.json", "predictions.csv")
+    },
+    **{
+        f"encoder/{name}": (lambda encoder, folder: lu.load_encoder(str(folder / "encoder")), fine)
+        for name, fine in (
+            ("config.json", ()),
+            ("model.safetensors", ()),
+            ("tokenizer.json", ()),
+            ("tokenizer_config.json", ("nothing", "a folder", "a socket", "a link to itself", "a link to a folder")),
+        )
+    },
+    "resume.pt": (train, ("nothing",)),
+    "cache": (extract, ("nothing",)),
+}
+
+
+@pytest.fixture(scope="session")
+def readable(tiny_encoder, small, tmp_path_factory):
+    """A sound file or folder for every reader, all of which have been run once and need to import nothing."""
+    folder = tmp_path_factory.mktemp("readable") / "all"
+    shutil.copytree(small, folder)
+    for kind in KINDS:
+        (folder / f"songs{kind}").write_bytes(in_kind(kind, ROW))
+    (folder / "texts").mkdir()
+    (folder / "texts" / "one.txt").write_text(WORDS)
+    (folder / "cache").mkdir()
+    train(tiny_encoder, folder)
+    predict.score_table(folder / "songs.csv", shipped_folder("baseline"), folder / "scored.csv")
+    (folder / "scored.csv").unlink()
+    for path in folder.rglob("*"):
+        path.chmod(0o777)
+    return folder
+
+
+def states(folder: Path) -> dict:
+    """All that is in a folder, and what tells whether it was written to."""
+    found = {str(path): path.lstat() for path in folder.rglob("*")}
+    return {path: (about.st_ino, about.st_mode, about.st_size, about.st_mtime_ns) for path, about in found.items()}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("reader", READERS)
+def test_bad_place(reader, place, tiny_encoder, readable, open_folder):
+    """What is not a regular file that one may read is told, and not waited for."""
+    if (reader, place) in {("encoder/model.safetensors", "3 GiB of zeros"), ("cache", "a folder")}:
+        pytest.skip("is mapped into memory, not read; is as it should be")
+    read, fine = READERS[reader]
+    where = reader.partition(" ")[0]
+    for name in {where.partition("/")[0], "baseline"}:
+        copy = shutil.copytree if (readable / name).is_dir() else shutil.copyfile
+        copy(readable / name, open_folder / name)
+    PLACES[place](open_folder / where)
+    before = states(open_folder)
+    with ordinary_user():
+        if place in fine:
+            read(tiny_encoder, open_folder)
+            return
+        refused(open_folder, read, tiny_encoder, open_folder)
+    assert states(open_folder) == before
+
+
+def save(model, folder: Path):
+    lu.save_model(model, folder, **RESULTS)
+
+
+def with_setting(name: str, value: Path, function, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name, os.fspath(value))
+        function(*arguments)
+
+
+SONGS = pd.DataFrame({name: [value] for name, value in ROW.items()})
+NAMED = {  # what is done with a file or folder of that name, given a model
+    **{
+        f"read_songs {kind}": lambda path, model, kind=kind: lu.read_songs(f"{path}{kind}")
+        for kind in (*KINDS, "", ".xls")
+    },
+    "load_songs": lambda path, model: lu.load_songs(path),
+    "save_songs": lambda path, model: lu.save_songs(SONGS, path / "file" / "songs.pkl"),
+    "load_model": lambda path, model: lu.load_model(path, model.encoder),
+    "load_results": lambda path, model: lu.load_results(path),
+    "save_model": lambda path, model: save(model, path / "file" / "model"),
+    "load_encoder": lambda path, model: lu.load_encoder(path),
+    "predict, of songs": lambda path, model: predict.score_table(Path(f"{path}.csv"), None, path.parent / "scored.csv"),
+    "predict, of a model": lambda path, model: predict.score_table(
+        path.parent / "songs.csv", path, path.parent / "scored.csv"
+    ),
+    "predict, to a table": lambda path, model: predict.score_table(
+        path.parent / "songs.csv", None, path / "file" / "scored.csv"
+    ),
+    "LYRICS_DATA": lambda path, model: with_setting("LYRICS_DATA", path, lu.load_source, lu.load_profile("subset")),
+}
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+@pytest.mark.parametrize("function", NAMED)
+def test_bad_name(function, name, tiny_encoder, tmp_path):
+    """Of a file that is not there, or cannot be: the message spells out what could not be shown."""
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "songs.csv").write_bytes(in_kind(".csv", ROW))
+    path = tmp_path / BAD_NAMES[name]
+    with suppress(OSError, ValueError):
+        path.mkdir(parents=True)
+        (path / "file").write_text("precious")
+    if function == "LYRICS_DATA" and "\0" in path.name:
+        pytest.skip("no environment has it")
+    before = states(tmp_path)
+    message = refused(visible(tmp_path), NAMED[function], path, lu.build_model(tiny_encoder, BASELINE))
+    assert message.count(visible(tmp_path)) <= 2
+    assert states(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["a NUL byte", "300 letters", "terminal escapes", "bytes that are no UTF-8", "line ends"]
+)
+@pytest.mark.parametrize("setting", ["LYRICS_PROFILE", "LYRICS_EPOCHS"])
+def test_bad_setting(setting, name, monkeypatch):
+    monkeypatch.setitem(os.environ, setting, BAD_NAMES[name].replace("\0", "\x01"))
+    refused("", lu.load_profile)
+
+
 # ---------------------------------------------------------------- disks that do not take it
 
 
@@ -304,16 +505,12 @@ def full_disk(_):
 
 @contextmanager
 def read_only(folder):
-    """The folder takes no new file; root, whom no permission stops, steps back to an ordinary user."""
+    """The folder takes no new file."""
     folder.chmod(0o555)
-    is_root = os.geteuid() == 0
     try:
-        if is_root:
-            os.seteuid(65_534)
-        yield
+        with ordinary_user():
+            yield
     finally:
-        if is_root:
-            os.seteuid(0)
         folder.chmod(0o755)
 
 
@@ -331,14 +528,6 @@ def no_renaming(_):
         patch.setattr(os, "rename", fail)
         patch.setattr(os, "replace", fail)
         yield
-
-
-@pytest.fixture
-def open_folder():
-    """A folder that any user may enter (those of pytest are closed)."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
 
 
 def contents(folder: Path) -> dict:
