@@ -596,6 +596,62 @@ BAD_NAMES = {
 }
 
 
+# ---------------------------------------------------------------- arguments
+
+FRAME = pd.DataFrame({name: [value] for name, value in ROW.items()})
+WRONG_VALUES: dict[str, Callable[[], object]] = {
+    "None": lambda: None,
+    "a generator": lambda: (word for word in ("one", "two")),
+    "a text": lambda: "one\ntwo\x1b[31m",
+    "a number as text": lambda: "0.5",
+    "bytes": lambda: b"words",
+    "7": lambda: 7,
+    "-1": lambda: -1,
+    "0.5": lambda: 0.5,
+    "10**30": lambda: 10**30,
+    "NaN": lambda: float("nan"),
+    "True": lambda: True,
+    "a list of texts": lambda: ["one", "two"],
+    "a nested list": lambda: [["one", ["two"]], 3],
+    "a list of None": lambda: [None],
+    "a dict": lambda: {"one": 1},
+    "a set": lambda: {1},
+    "a tuple": lambda: (1, 2),
+    "a table": lambda: FRAME,
+    "a column": lambda: FRAME["lyrics"],
+    "an array": lambda: np.zeros((2, 2)),
+    "a tensor": lambda: torch.zeros(2, 2),
+    "an object": object,
+    "a class": lambda: dict,
+    "a function": lambda: len,
+}
+BAD_FRAMES: dict[str, Callable[[], pd.DataFrame]] = {
+    "no columns": pd.DataFrame,
+    "no rows": lambda: FRAME.head(0),
+    "columns that are numbers": lambda: FRAME.set_axis(range(4), axis=1),
+    "columns that are lists": lambda: FRAME.set_axis(
+        pd.Index([("a",), ("b",), ("c",), ("d",)], tupleize_cols=False), axis=1
+    ),
+    "columns of two levels": lambda: pd.concat({"outer": FRAME}, axis=1),
+    "a column twice": lambda: pd.concat([FRAME, FRAME["lyrics"]], axis=1),
+    "a column by two names": lambda: FRAME.assign(seq="la"),
+    "no lyrics": lambda: FRAME.drop(columns="lyrics"),
+    "lyrics of numbers": lambda: FRAME.assign(lyrics=5),
+    "lyrics of lists": lambda: FRAME.assign(lyrics=[["la"]]),
+    "lyrics of tables": lambda: FRAME.assign(lyrics=[FRAME]),
+    "lyrics of arrays": lambda: FRAME.assign(lyrics=[np.array(["la"])]),
+    "lyrics of None": lambda: FRAME.assign(lyrics=None),
+    "lyrics of NA": lambda: FRAME.assign(lyrics=pd.array([pd.NA], dtype="string")),
+    "lyrics of dates": lambda: FRAME.assign(lyrics=pd.Timestamp("2024-01-01")),
+    "lyrics of complex numbers": lambda: FRAME.assign(lyrics=1j),
+    "valence of lists": lambda: FRAME.assign(valence=[[0.5]]),
+    "valence of complex numbers": lambda: FRAME.assign(valence=0.5 + 0j),
+    "valence of dates": lambda: FRAME.assign(valence=pd.Timestamp("2024-01-01")),
+    "valence of NA": lambda: FRAME.assign(valence=pd.array([pd.NA], dtype="Float64")),
+    "valence beyond": lambda: FRAME.assign(valence=10**400),
+}
+
+
 # ---------------------------------------------------------------- checkpoints
 
 
