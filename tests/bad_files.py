@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import shutil
+import stat
 import struct
 import zipfile
 from collections.abc import Callable
@@ -550,6 +551,105 @@ ENCODINGS = {
     "csv: line ends of an old Macintosh": BadTable(".csv", csv(_good()).replace(b"\n", b"\r"), (1, 1)),
 }
 BAD_TABLES |= BOUNDLESS | CHEAP | SHEETS | HEADERS | ENCODINGS
+
+
+# ---------------------------------------------------------------- what stands where a file should, and how it is named
+
+
+def _open_to_none(path: Path) -> None:
+    """A sound file that an ordinary user may not read."""
+    path.chmod(0)
+
+
+def _instead(make: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Made where a sound file or folder stood."""
+
+    def place(path):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        make(path)
+
+    return place
+
+
+PLACES: dict[str, Callable[[Path], None]] = {
+    "nothing": _instead(lambda path: None),
+    "a folder": _instead(Path.mkdir),
+    "a pipe": _instead(os.mkfifo),
+    "a device": _instead(lambda path: path.symlink_to("/dev/zero")),
+    "a socket": _instead(lambda path: os.mknod(path, stat.S_IFSOCK | 0o666)),
+    "a link to itself": _instead(lambda path: path.symlink_to(path)),
+    "a link to a folder": _instead(lambda path: path.symlink_to("/")),
+    "a closed file": _open_to_none,
+    "3 GiB of zeros": _instead(_sparse),
+}
+BAD_NAMES = {
+    "300 letters": "x" * 300,
+    "300 letters of four bytes": "🎵" * 300,
+    "a long path": "/".join(["long"] * 2_000),
+    "terminal escapes": "\x1b[31mred\x1b]0;title\x07",
+    "line ends": "one\ntwo\r\nthree\u2028four",
+    "from right to left": "\u202egnp",
+    "bytes that are no UTF-8": "\udcff\udcfe",
+    "a NUL byte": "a\0b",
+    "nothing but blanks": "   ",
+    "below a file": "file/below",
+}
+
+
+# ---------------------------------------------------------------- arguments
+
+FRAME = pd.DataFrame({name: [value] for name, value in ROW.items()})
+WRONG_VALUES: dict[str, Callable[[], object]] = {
+    "None": lambda: None,
+    "a generator": lambda: (word for word in ("one", "two")),
+    "a text": lambda: "one\ntwo\x1b[31m",
+    "a number as text": lambda: "0.5",
+    "bytes": lambda: b"words",
+    "7": lambda: 7,
+    "-1": lambda: -1,
+    "0.5": lambda: 0.5,
+    "10**30": lambda: 10**30,
+    "NaN": lambda: float("nan"),
+    "True": lambda: True,
+    "a list of texts": lambda: ["one", "two"],
+    "a nested list": lambda: [["one", ["two"]], 3],
+    "a list of None": lambda: [None],
+    "a dict": lambda: {"one": 1},
+    "a set": lambda: {1},
+    "a tuple": lambda: (1, 2),
+    "a table": lambda: FRAME,
+    "a column": lambda: FRAME["lyrics"],
+    "an array": lambda: np.zeros((2, 2)),
+    "a tensor": lambda: torch.zeros(2, 2),
+    "an object": object,
+    "a class": lambda: dict,
+    "a function": lambda: len,
+}
+BAD_FRAMES: dict[str, Callable[[], pd.DataFrame]] = {
+    "no columns": pd.DataFrame,
+    "no rows": lambda: FRAME.head(0),
+    "columns that are numbers": lambda: FRAME.set_axis(range(4), axis=1),
+    "columns that are lists": lambda: FRAME.set_axis(
+        pd.Index([("a",), ("b",), ("c",), ("d",)], tupleize_cols=False), axis=1
+    ),
+    "columns of two levels": lambda: pd.concat({"outer": FRAME}, axis=1),
+    "a column twice": lambda: pd.concat([FRAME, FRAME["lyrics"]], axis=1),
+    "a column by two names": lambda: FRAME.assign(seq="la"),
+    "no lyrics": lambda: FRAME.drop(columns="lyrics"),
+    "lyrics of numbers": lambda: FRAME.assign(lyrics=5),
+    "lyrics of lists": lambda: FRAME.assign(lyrics=[["la"]]),
+    "lyrics of tables": lambda: FRAME.assign(lyrics=[FRAME]),
+    "lyrics of arrays": lambda: FRAME.assign(lyrics=[np.array(["la"])]),
+    "lyrics of None": lambda: FRAME.assign(lyrics=None),
+    "lyrics of NA": lambda: FRAME.assign(lyrics=pd.array([pd.NA], dtype="string")),
+    "lyrics of dates": lambda: FRAME.assign(lyrics=pd.Timestamp("2024-01-01")),
+    "lyrics of complex numbers": lambda: FRAME.assign(lyrics=1j),
+    "valence of lists": lambda: FRAME.assign(valence=[[0.5]]),
+    "valence of complex numbers": lambda: FRAME.assign(valence=0.5 + 0j),
+    "valence of dates": lambda: FRAME.assign(valence=pd.Timestamp("2024-01-01")),
+    "valence of NA": lambda: FRAME.assign(valence=pd.array([pd.NA], dtype="Float64")),
+    "valence beyond": lambda: FRAME.assign(valence=10**400),
+}
 
 
 # ---------------------------------------------------------------- checkpoints

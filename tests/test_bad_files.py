@@ -5,9 +5,11 @@ import os
 import pickle
 import resource
 import shutil
+import sys
 import tempfile
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +19,35 @@ import torch
 from bad_files import (
     BAD_CHECKPOINTS,
     BAD_ENCODERS,
+    BAD_FRAMES,
+    BAD_NAMES,
     BAD_TABLES,
     CANARY,
     EXTENSION_CODES,
     HOSTILE_PICKLES,
+    KINDS,
+    MARKS,
     OTHER_ENCODERS,
+    PLACES,
+    ROW,
     WORDS,
+    WRONG_VALUES,
+    in_kind,
     song_pickle,
 )
 from safetensors.torch import save_file
 
 import lyric_utils as lu
-from lyric_utils._files import replacing
+from lyric_utils import predict
+from lyric_utils._files import replacing, visible
 from lyric_utils.blend import BlendRegressor
+from lyric_utils.checkpoints import shipped_folder
 from lyric_utils.classical import char_tfidf_ridge
 from lyric_utils.encoders import Encoder, hash_encoder
-from lyric_utils.profiles import BASELINE, BLEND, LORA_TUNED
+from lyric_utils.profiles import BASELINE, BLEND, LORA_TUNED, Profile, Recipe
+from lyric_utils.songs import fingerprint_songs
+from lyric_utils.tables import BOUNDS
+from lyric_utils.training import Examples
 
 PREDICTIONS = pd.DataFrame(
     {"row": [3, 7], "artist": ["1975", "nan"], "title": ["River", "Roof, or: \"Rain\""],
@@ -112,7 +127,10 @@ def refused(path: Path | str, function, *arguments) -> str:
 
 
 def test_collection_is_large():
-    assert len(BAD_TABLES) + len(BAD_CHECKPOINTS) + len(BAD_ENCODERS) >= 70
+    one_by_one = sum(map(len, (BAD_TABLES, BAD_CHECKPOINTS, BAD_ENCODERS, OTHER_ENCODERS, BAD_FRAMES)))
+    crossed = [(READERS, PLACES), (NAMED, BAD_NAMES), (ARGUMENTS, WRONG_VALUES)]
+    assert one_by_one >= 900
+    assert one_by_one + sum(len(what) * len(how) for what, how in crossed) >= 2_500
 
 
 @pytest.mark.usefixtures("extensions")
@@ -133,6 +151,46 @@ def test_bad_table(name, tmp_path):
         assert report.rows_in == len(songs) == report.rows_kept + len(report.dropped)
         lu.save_songs(kept, tmp_path / "again.pkl")
         pd.testing.assert_frame_equal(lu.load_songs(tmp_path / "again.pkl"), kept, check_dtype=False)
+
+
+@pytest.mark.parametrize("encoding", ["Latin-1", "Windows-1252", "Mac Roman", "GBK", "EUC-KR", "KOI8-R"])
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".jsonl"])
+def test_a_line_in_another_encoding_is_named(kind, encoding, tmp_path):
+    path, header = tmp_path / f"songs{kind}", kind != ".jsonl"
+    BAD_TABLES[f"{kind}: {encoding}"].write(path)
+    assert f"line {51 + header} is not UTF-8" in refused(path, lu.read_songs, path)
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bound_is_named(kind, bound, tmp_path, monkeypatch):
+    """Each of a table: it is read up to there, and no further."""
+    path = tmp_path / f"songs{kind}"
+    path.write_bytes(in_kind(kind, *[ROW | {"title": "River " * 20}] * 30))
+    most = {"rows": 30, "columns": 4, "letters in a cell": 120, "letters": 30 * 400, "cells": 31 * 5}
+    for limit, is_read in ((most[bound], True), (most[bound] // 4, False)):
+        monkeypatch.setitem(BOUNDS, bound, limit)
+        if is_read:
+            assert len(lu.read_songs(path)) == 30
+        else:
+            assert bound in refused(path, lu.read_songs, path)
+
+
+@pytest.mark.parametrize(
+    "marks", [MARKS, "\u0344" * 100_000, "\u0301" * 100_000, "\u1ab0\u0316" * 50_000, "\ufdfa" * 100_000]
+)
+def test_combining_marks_take_no_time(marks, model):
+    """In the words and in the names of artists, from cleaning to prediction."""
+    songs = pd.DataFrame({"artist": [f"e{marks}{n}" for n in range(20)], "title": marks, "valence": 0.5})
+    songs["lyrics"] = [f"{WORDS} {n} e" for n in range(20)]
+    songs.loc[0, "lyrics"] += marks
+    started = time.perf_counter()
+    kept, _ = lu.clean_songs(songs)
+    split = lu.split_songs(kept, by="song"), lu.split_songs(kept, fractions=(0.4, 0.3, 0.3))
+    assert [sum(map(len, sides)) for sides in split] == [20, 20]
+    fingerprint_songs(kept)
+    model.predict([songs.loc[0, "lyrics"]])
+    assert time.perf_counter() - started < 10
 
 
 @pytest.mark.usefixtures("extensions")
@@ -288,6 +346,399 @@ def test_unknown_encoder(name):
     refused(Path(name), lu.load_encoder, name)
 
 
+# ---------------------------------------------------------------- places and names
+
+
+@contextmanager
+def ordinary_user():
+    """Root, whom no permission stops, steps back to an ordinary user."""
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:
+            os.seteuid(65_534)
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder(monkeypatch):
+    """A folder that any user may enter and write (those of pytest are closed), for temporary files as well."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+def train(encoder, folder: Path):
+    """A training of no length, whose state is kept in the folder."""
+    chunks = lu.chunk_lyrics([WORDS, "Nothing but rain"], encoder.tokenizer)
+    model = lu.build_model(encoder, replace(BASELINE, epochs=1))
+    examples = Examples(model.inputs_from_chunks(chunks), np.array([0.1, 0.9]))
+    lu.fit(model, examples, examples, folder / "resume.pt")
+
+
+def load_source(folder: Path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LYRICS_DATA", str(folder / "songs.csv"))
+        lu.load_source(lu.load_profile("subset"))
+
+
+def extract(encoder, folder: Path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LYRICS_CACHE", str(folder / "cache"))
+        lu.extract_features(encoder, lu.chunk_lyrics([WORDS], encoder.tokenizer))
+
+
+def score(table: Path, model: Path, out: Path):
+    """Run the command, whose end in one sentence is that of a LyricsError here."""
+    arguments = [table, "--model", model, "--out", out]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["predict", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            predict.main()
+    message = stopped.value.code
+    assert message.startswith("error: ")
+    assert message.isprintable()
+    assert len(message) <= 507
+    raise lu.LyricsError(message)
+
+
+# What is read -> the function that reads it, and the places in which there is nothing to refuse.
+READERS = {
+    **{
+        f"songs{kind}": (lambda encoder, folder, kind=kind: lu.read_songs(folder / f"songs{kind}"), ())
+        for kind in KINDS
+    },
+    "songs.csv in predict": (
+        lambda encoder, folder: score(folder / "songs.csv", folder / "baseline", folder / "scored.csv"),
+        (),
+    ),
+    "songs.csv in LYRICS_DATA": (lambda encoder, folder: load_source(folder), ()),
+    "songs.pkl in load_songs": (lambda encoder, folder: lu.load_songs(folder / "songs.pkl"), ()),
+    "texts/one.txt": (lambda encoder, folder: lu.read_songs(folder / "texts"), ()),
+    **{
+        f"{model}/{name}": (lambda encoder, folder, model=model: lu.load_model(folder / model, encoder), ())
+        for model, name in (
+            ("baseline", "config.json"),
+            ("baseline", "model.safetensors"),
+            ("lora", "adapter_model.safetensors"),
+            ("blend", "head.safetensors"),
+            ("blend", "words.safetensors"),
+        )
+    },
+    **{
+        f"blend/{name}": (lambda encoder, folder: lu.load_results(folder / "blend"), ())
+        for name in ("config.json", "history.json", "metrics.json", "predictions.csv")
+    },
+    **{
+        f"encoder/{name}": (lambda encoder, folder: lu.load_encoder(str(folder / "encoder")), fine)
+        for name, fine in (
+            ("config.json", ()),
+            ("model.safetensors", ()),
+            ("tokenizer.json", ()),
+            ("tokenizer_config.json", ("nothing", "a folder", "a socket", "a link to itself", "a link to a folder")),
+        )
+    },
+    "resume.pt": (train, ("nothing",)),
+    "cache": (extract, ("nothing",)),
+}
+
+
+@pytest.fixture(scope="session")
+def readable(tiny_encoder, small, tmp_path_factory):
+    """A sound file or folder for every reader, all of which have been run once and need to import nothing."""
+    folder = tmp_path_factory.mktemp("readable") / "all"
+    shutil.copytree(small, folder)
+    for kind in KINDS:
+        (folder / f"songs{kind}").write_bytes(in_kind(kind, ROW))
+    (folder / "texts").mkdir()
+    (folder / "texts" / "one.txt").write_text(WORDS)
+    (folder / "cache").mkdir()
+    train(tiny_encoder, folder)
+    predict.score_table(folder / "songs.csv", shipped_folder("baseline"), folder / "scored.csv")
+    (folder / "scored.csv").unlink()
+    for path in folder.rglob("*"):
+        path.chmod(0o777)
+    return folder
+
+
+def states(folder: Path) -> dict:
+    """All that is in a folder, and what tells whether it was written to."""
+    found = {str(path): path.lstat() for path in folder.rglob("*")}
+    return {path: (about.st_ino, about.st_mode, about.st_size, about.st_mtime_ns) for path, about in found.items()}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("reader", READERS)
+def test_bad_place(reader, place, tiny_encoder, readable, open_folder):
+    """What is not a regular file that one may read is told, and not waited for."""
+    if (reader, place) in {("encoder/model.safetensors", "3 GiB of zeros"), ("cache", "a folder")}:
+        pytest.skip("is mapped into memory, not read; is as it should be")
+    read, fine = READERS[reader]
+    where = reader.partition(" ")[0]
+    for name in {where.partition("/")[0], "baseline"}:
+        copy = shutil.copytree if (readable / name).is_dir() else shutil.copyfile
+        copy(readable / name, open_folder / name)
+    PLACES[place](open_folder / where)
+    before = states(open_folder)
+    with ordinary_user():
+        if place in fine:
+            read(tiny_encoder, open_folder)
+            return
+        refused(open_folder, read, tiny_encoder, open_folder)
+    assert states(open_folder) == before
+
+
+def save(model, folder: Path, **changes):
+    lu.save_model(model, folder, **RESULTS | changes)
+
+
+def with_setting(name: str, value: Path, function, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name, os.fspath(value))
+        function(*arguments)
+
+
+SONGS = pd.DataFrame({name: [value] for name, value in ROW.items()})
+NAMED = {  # what is done with a file or folder of that name, given a model
+    **{
+        f"read_songs {kind}": lambda path, model, kind=kind: lu.read_songs(f"{path}{kind}")
+        for kind in (*KINDS, "", ".xls")
+    },
+    "load_songs": lambda path, model: lu.load_songs(path),
+    "save_songs": lambda path, model: lu.save_songs(SONGS, path / "file" / "songs.pkl"),
+    "load_model": lambda path, model: lu.load_model(path, model.encoder),
+    "load_results": lambda path, model: lu.load_results(path),
+    "save_model": lambda path, model: save(model, path / "file" / "model"),
+    "load_encoder": lambda path, model: lu.load_encoder(path),
+    "predict, of songs": lambda path, model: score(f"{path}.csv", "model", path.parent / "scored.csv"),
+    "predict, of a model": lambda path, model: score(path.parent / "songs.csv", path, path.parent / "scored.csv"),
+    "predict, to a table": lambda path, model: score(
+        path.parent / "songs.csv", shipped_folder("baseline"), path / "file" / "scored.csv"
+    ),
+    "LYRICS_DATA": lambda path, model: with_setting("LYRICS_DATA", path, lu.load_source, lu.load_profile("subset")),
+}
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+@pytest.mark.parametrize("function", NAMED)
+def test_bad_name(function, name, tiny_encoder, tmp_path):
+    """Of a file that is not there, or cannot be: the message spells out what could not be shown."""
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "songs.csv").write_bytes(in_kind(".csv", ROW))
+    path = tmp_path / BAD_NAMES[name]
+    with suppress(OSError, ValueError):
+        path.mkdir(parents=True)
+        (path / "file").write_text("precious")
+    if function.startswith(("LYRICS_DATA", "predict")) and "\0" in path.name:
+        pytest.skip("neither an environment nor a command line has it")
+    before = states(tmp_path)
+    message = refused(visible(tmp_path), NAMED[function], path, lu.build_model(tiny_encoder, BASELINE))
+    assert message.count(visible(tmp_path)) <= 2
+    assert states(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["a NUL byte", "300 letters", "terminal escapes", "bytes that are no UTF-8", "line ends"]
+)
+@pytest.mark.parametrize("setting", ["LYRICS_PROFILE", "LYRICS_EPOCHS"])
+def test_bad_setting(setting, name, monkeypatch):
+    monkeypatch.setitem(os.environ, setting, BAD_NAMES[name].replace("\0", "\x01"))
+    refused("", lu.load_profile)
+
+
+# ---------------------------------------------------------------- arguments
+
+PEOPLE = pd.concat([SONGS.assign(artist=f"Ann {n}", lyrics=f"{WORDS} {n}") for n in range(100)])
+NUMBERS, TRUTH = [0.1, 0.4, 0.3], [0.2, 0.5, 0.1]
+TEXTS = ("a generator", "a list of texts", "a column")  # which are lists of texts
+NAMES = ("a text", "a number as text", "bytes")  # which may be names
+
+# Argument -> a function of what it is given and of an encoder, and the wrong values that are right for it.
+ARGUMENTS = {
+    "load_songs.path": (lambda value, encoder: lu.load_songs(value), ()),
+    "read_songs.path": (lambda value, encoder: lu.read_songs(value), ()),
+    "read_songs.needed": (lambda value, encoder: lu.read_songs("songs.csv", value), ()),
+    "save_songs.songs": (lambda value, encoder: lu.save_songs(value, "new.pkl"), ("a table",)),
+    "save_songs.path": (lambda value, encoder: lu.save_songs(SONGS, value), ("a text", "a number as text")),
+    "clean_songs.songs": (lambda value, encoder: lu.clean_songs(value), ("a table",)),
+    "split_songs.songs": (lambda value, encoder: lu.split_songs(value), ()),
+    "split_songs.seed": (lambda value, encoder: lu.split_songs(PEOPLE, value), ("7",)),
+    "split_songs.fractions": (lambda value, encoder: lu.split_songs(PEOPLE, fractions=value), ()),
+    "split_songs.by": (lambda value, encoder: lu.split_songs(PEOPLE, by=value), ()),
+    "draw_songs.songs": (lambda value, encoder: lu.draw_songs(value, 1, 0), ("a table",)),
+    "draw_songs.count": (lambda value, encoder: lu.draw_songs(PEOPLE, value, 0), ("None", "7")),
+    "draw_songs.seed": (lambda value, encoder: lu.draw_songs(PEOPLE, 1, value), ("7",)),
+    "load_source.profile": (lambda value, encoder: lu.load_source(value), ()),
+    "load_profile.name": (lambda value, encoder: lu.load_profile(value), ("None",)),
+    "average_by_song.values": (
+        lambda value, encoder: lu.average_by_song(value, [0, 0]),
+        ("an array", "a tensor", "a tuple"),
+    ),
+    "average_by_song.song_index": (lambda value, encoder: lu.average_by_song([1.0, 2.0], value), ()),
+    "chunk_lyrics.lyrics": (lambda value, encoder: lu.chunk_lyrics(value, encoder.tokenizer), TEXTS),
+    "chunk_lyrics.lyrics of": (
+        lambda value, encoder: lu.chunk_lyrics([value], encoder.tokenizer),
+        ("a text", "a number as text"),
+    ),
+    "chunk_lyrics.tokenizer": (lambda value, encoder: lu.chunk_lyrics([WORDS], value), ()),
+    "chunk_lyrics.max_length": (lambda value, encoder: lu.chunk_lyrics([WORDS], encoder.tokenizer, value), ()),
+    "chunk_lyrics.stride": (lambda value, encoder: lu.chunk_lyrics([WORDS], encoder.tokenizer, 512, value), ("7",)),
+    "load_encoder.name": (lambda value, encoder: lu.load_encoder(value), ()),
+    "extract_features.encoder": (lambda value, encoder: lu.extract_features(value, chunks(encoder)), ()),
+    "extract_features.chunks": (lambda value, encoder: lu.extract_features(encoder, value), ()),
+    "extract_features.adapted_layers": (
+        lambda value, encoder: lu.extract_features(encoder, chunks(encoder), value),
+        (),
+    ),
+    "BaselineMLP.encoder": (lambda value, encoder: lu.BaselineMLP(value, BASELINE), ()),
+    "BaselineMLP.recipe": (lambda value, encoder: lu.BaselineMLP(encoder, value), ()),
+    "BaselineMLP.max_length": (lambda value, encoder: lu.BaselineMLP(encoder, BASELINE, value).predict([WORDS]), ()),
+    "LoraRegressor.encoder": (lambda value, encoder: lu.LoraRegressor(value, LORA_TUNED), ()),
+    "LoraRegressor.recipe": (lambda value, encoder: lu.LoraRegressor(encoder, value), ()),
+    "LoraRegressor.pooler": (lambda value, encoder: lu.LoraRegressor(encoder, LORA_TUNED, pooler=value), ("None",)),
+    "build_model.encoder": (lambda value, encoder: lu.build_model(value, BASELINE), ()),
+    "build_model.recipe": (lambda value, encoder: lu.build_model(encoder, value), ()),
+    "build_model.seed": (lambda value, encoder: lu.build_model(encoder, BASELINE, value), ("7",)),
+    "build_model.max_length": (lambda value, encoder: lu.build_model(encoder, BASELINE, 0, value).predict([WORDS]), ()),
+    "build_model.stride": (
+        lambda value, encoder: lu.build_model(encoder, BASELINE, 0, 512, value).predict([WORDS]),
+        ("7",),
+    ),
+    "build_model.pooler": (lambda value, encoder: lu.build_model(encoder, LORA_TUNED, pooler=value), ("None",)),
+    "predict.lyrics": (lambda value, encoder: lu.build_model(encoder, BASELINE).predict(value), TEXTS),
+    "predict.lyrics of": (
+        lambda value, encoder: lu.build_model(encoder, BASELINE).predict([value]),
+        ("a text", "a number as text"),
+    ),
+    "fit.model": (lambda value, encoder: lu.fit(value, *examples(encoder)), ()),
+    "fit.train_set": (lambda value, encoder: lu.fit(model(encoder), value, examples(encoder)[1]), ()),
+    "fit.validation_set": (lambda value, encoder: lu.fit(model(encoder), examples(encoder)[0], value), ()),
+    "fit.precision": (lambda value, encoder: lu.fit(model(encoder), *examples(encoder), precision=value), ("None",)),
+    "fit.valence": (lambda value, encoder: lu.fit(model(encoder), *examples(encoder, value)), ()),
+    "load_model.folder": (lambda value, encoder: lu.load_model(value, encoder), ()),
+    "load_model.encoder": (lambda value, encoder: lu.load_model(shipped_folder("baseline"), value), ("None",)),
+    "load_results.folder": (lambda value, encoder: lu.load_results(value), ()),
+    "save_model.model": (lambda value, encoder: save(value, Path("new")), ()),
+    "save_model.folder": (lambda value, encoder: save(model(encoder), value), ("a text", "a number as text")),
+    "save_model.profile": (lambda value, encoder: save(model(encoder), "new", profile=value), NAMES),
+    "save_model.history": (lambda value, encoder: save(model(encoder), "new", history=value), ()),
+    "save_model.predictions": (lambda value, encoder: save(model(encoder), "new", predictions=value), ()),
+    "save_model.metrics": (lambda value, encoder: save(model(encoder), "new", metrics=value), ("a dict",)),
+    "save_model.training_songs": (lambda value, encoder: save(model(encoder), "new", training_songs=value), NAMES),
+    "prepare.profile": (lambda value, encoder: lu.prepare(value), ()),
+    "prepare.split": (lambda value, encoder: lu.prepare(lu.load_profile(), 0 if value is None else value), ()),
+    "train_or_load.data": (lambda value, encoder: lu.train_or_load(value, "baseline"), ()),
+    "score.truth": (lambda value, encoder: lu.score(value, [0.1, 0.2]), ("a tuple",)),
+    "score.prediction": (lambda value, encoder: lu.score([0.1, 0.2], value), ("a tuple",)),
+    **{
+        f"{function.__name__}.{argument}": (
+            lambda value, encoder, function=function, sides=sides, argument=argument: function(
+                *sides, **{argument: value}
+            ),
+            fine,
+        )
+        for function, sides in (
+            (lu.score_with_intervals, (TRUTH, NUMBERS)),
+            (lu.paired_difference, (TRUTH, NUMBERS, TRUTH)),
+        )
+        for argument, fine in (
+            ("groups", ("None",)),
+            ("resamples", ("7",)),
+            ("seed", ("None", "7", "10**30")),
+            ("level", ("0.5",)),
+        )
+    },
+}
+
+
+def chunks(encoder):
+    return lu.chunk_lyrics([WORDS], encoder.tokenizer)
+
+
+def model(encoder):
+    return lu.build_model(encoder, replace(BASELINE, epochs=1))
+
+
+def examples(encoder, valence=np.array([0.5])):  # noqa: B008
+    return [Examples(model(encoder).inputs_from_chunks(chunks(encoder)), valence)] * 2
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_bad_argument(argument, tiny_encoder, tmp_path):
+    """A wrong value is told in a sentence, or is a right one; nothing is written for it."""
+    (tmp_path / "songs.csv").write_bytes(in_kind(".csv", ROW))
+    function, fine = ARGUMENTS[argument]
+    for name, make in WRONG_VALUES.items():
+        if name not in fine:
+            before = states(tmp_path)
+            try:
+                refused("", function, make(), tiny_encoder)
+            except BaseException as error:
+                raise AssertionError(f"{argument} = {name}") from error
+            assert states(tmp_path) == before, name
+        else:
+            function(make(), tiny_encoder)
+
+
+@pytest.mark.parametrize("name", BAD_FRAMES)
+@pytest.mark.parametrize("function", ["clean_songs", "split_songs", "save_songs"])
+def test_bad_frame(function, name, tmp_path):
+    """Refused, or every row is accounted for and comes back as it was."""
+    songs = BAD_FRAMES[name]()
+    try:
+        with bounded():
+            if function == "clean_songs":
+                kept, report = lu.clean_songs(songs)
+                assert len(kept) + len(report.dropped) == len(songs)
+            elif function == "split_songs":
+                assert sum(map(len, lu.split_songs(songs))) == len(songs)
+            else:
+                lu.save_songs(songs, tmp_path / "songs.pkl")
+                found = lu.load_songs(tmp_path / "songs.pkl", [])[songs.columns]
+                plain = songs.astype(object).where(songs.notna(), None)
+                pd.testing.assert_frame_equal(found, plain, check_dtype=False)
+    except lu.LyricsError as refused:
+        message = str(refused)
+        assert (len(message) <= 500, message.isprintable()) == (True, True)
+        assert [*tmp_path.iterdir()] == []
+
+
+COUNTS = ("pooled_layers", "adapted_layers", "rank", "alpha", "epochs", "batch_songs")
+SIZES = ("learning_rate", "head_learning_rate", "weight_decay", "rescale")
+SHARES = ("lora_dropout", "attention_dropout", "distillation_weight", "warmup", "text_weight")
+RIGHT = dict.fromkeys(COUNTS, ("7",)) | dict.fromkeys(SIZES, ("7", "0.5", "10**30")) | dict.fromkeys(SHARES, ("0.5",))
+RIGHT |= {"target_modules": ("a list of texts", "a column")}
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Recipe)])
+def test_bad_recipe(field, tiny_encoder):
+    """A field of the wrong type, or beyond its range, is refused and named wherever a recipe is taken."""
+    for name in WRONG_VALUES.keys() - RIGHT.get(field, ()):
+        recipe = replace(LORA_TUNED, **{field: WRONG_VALUES[name]()})
+        message = refused("", lu.build_model, tiny_encoder, recipe)
+        assert f"recipe.{field}" in message, name
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Profile)])
+def test_bad_profile(field):
+    right = {
+        **{
+            "songs": ("None", "7"),
+            "seed": ("7",),
+            "max_length": ("7", "-1", "10**30"),
+            "stride": ("7", "-1", "10**30"),
+        },
+        **dict.fromkeys(("name", "encoder", "split_by"), NAMES),
+    }
+    for name in WRONG_VALUES.keys() - right.get(field, ()):
+        profile = replace(lu.load_profile("sample"), **{field: WRONG_VALUES[name]()})
+        for function in (lu.load_source, lu.prepare):
+            assert f"profile.{field}" in refused("", function, profile), name
+
+
 # ---------------------------------------------------------------- disks that do not take it
 
 
@@ -304,16 +755,12 @@ def full_disk(_):
 
 @contextmanager
 def read_only(folder):
-    """The folder takes no new file; root, whom no permission stops, steps back to an ordinary user."""
+    """The folder takes no new file."""
     folder.chmod(0o555)
-    is_root = os.geteuid() == 0
     try:
-        if is_root:
-            os.seteuid(65_534)
-        yield
+        with ordinary_user():
+            yield
     finally:
-        if is_root:
-            os.seteuid(0)
         folder.chmod(0o755)
 
 
@@ -331,14 +778,6 @@ def no_renaming(_):
         patch.setattr(os, "rename", fail)
         patch.setattr(os, "replace", fail)
         yield
-
-
-@pytest.fixture
-def open_folder():
-    """A folder that any user may enter (those of pytest are closed)."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
 
 
 def contents(folder: Path) -> dict:
