@@ -36,7 +36,9 @@ def score(truth, prediction) -> dict[str, float]:
 
 
 @checked
-def score_with_intervals(truth, prediction, groups=None, resamples: Resamples = 1000, seed: Seed = 42, level=0.95) -> pd.DataFrame:
+def score_with_intervals(
+    truth, prediction, groups=None, resamples: Resamples = 1000, seed: Seed = 42, level=0.95
+) -> pd.DataFrame:
     """Score predictions with percentile bootstrap intervals (Efron and Tibshirani, 1993, chapter 13).
 
     groups: one name per song, usually the artist. The songs of one artist are not independent, so whole groups are
@@ -50,7 +52,9 @@ def score_with_intervals(truth, prediction, groups=None, resamples: Resamples = 
 
 
 @checked
-def paired_difference(truth, prediction, reference, groups=None, resamples: Resamples = 1000, seed: Seed = 42, level=0.95) -> Interval:
+def paired_difference(
+    truth, prediction, reference, groups=None, resamples: Resamples = 1000, seed: Seed = 42, level=0.95
+) -> Interval:
     """MSE of `prediction` minus MSE of `reference`, with both scored on the same songs in every resample.
 
     Negative values favour `prediction`; an interval that excludes zero means that the test songs are enough to tell.
