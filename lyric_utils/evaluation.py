@@ -37,7 +37,7 @@ def score(truth, prediction) -> dict[str, float]:
 
 @checked
 def score_with_intervals(
-    truth, prediction, groups=None, resamples: Resamples = 1000, seed: Seed = 42, level=0.95
+    truth, prediction, groups=None, resamples: Resamples = 1000, seed: Seed | None = 42, level=0.95
 ) -> pd.DataFrame:
     """Score predictions with percentile bootstrap intervals (Efron and Tibshirani, 1993, chapter 13).
 
@@ -53,7 +53,7 @@ def score_with_intervals(
 
 @checked
 def paired_difference(
-    truth, prediction, reference, groups=None, resamples: Resamples = 1000, seed: Seed = 42, level=0.95
+    truth, prediction, reference, groups=None, resamples: Resamples = 1000, seed: Seed | None = 42, level=0.95
 ) -> Interval:
     """MSE of `prediction` minus MSE of `reference`, with both scored on the same songs in every resample.
 

@@ -180,6 +180,7 @@ def _read_csv(lines: Iterator[str], header: str, separators: str, line: int) -> 
             line = start + reader.line_num
     except csv.Error as error:
         reason = str(error).replace("unexpected end of data", "its quote is never closed")
+        reason = reason.replace("field larger than field limit", "more letters in a cell than the limit")
         raise ValueError(f"the row at line {line} cannot be read: {reason}. {QUOTES}") from error
 
 
@@ -201,7 +202,7 @@ def _read_sheet(content: bytes) -> Iterator[tuple[int, list]]:
     sheet, width = load_workbook(io.BytesIO(content), read_only=True, data_only=True).worksheets[0], 0
     sheet.reset_dimensions()
     for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
-        _check_bounds(number, 0, 0, 0, width := width + len(cells))
+        _check_bounds(number - 1, 0, 0, 0, width := width + len(cells))
         cells = [None if cell in EMPTY_CELLS else cell for cell in cells]
         while cells and cells[-1] is None:
             cells.pop()
@@ -350,7 +351,7 @@ def _check_opcodes(data: bytes) -> None:
     """Raise unless a pickle holds plain builtins alone, and each list once, so that it is no larger than its file."""
     memo, before = [], ""
     for number, (opcode, argument, position) in enumerate(pickletools.genops(data)):
-        if number > BOUNDS["cells"]:
+        if number > 2 * BOUNDS["cells"]:
             raise ValueError(f"more than {number:,} values. Split the table")
         if opcode.name not in PLAIN_OPCODES:
             raise ValueError(f"opcode {opcode.name} at byte {position} could run code")
