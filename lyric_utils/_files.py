@@ -121,7 +121,7 @@ def exclusive(path: Path) -> Iterator[None]:
     except Timeout as error:
         raise LyricsError(f"{path}: another process is writing it. Wait for it, or give another name.") from error
     except OSError as error:
-        raise LyricsError(f"{path}: cannot be written, since {lock.lock_file} cannot be ({describe(error)}).") from error
+        raise LyricsError(f"{path}: cannot be written, as {lock.lock_file} cannot be ({describe(error)}).") from error
     try:
         yield
     finally:

@@ -77,7 +77,7 @@ def tabulate_predictions(songs: pd.DataFrame, chunks_per_song: np.ndarray, predi
 def check_folder(folder: PathLike) -> None:
     """Raise `LyricsError` unless `save_model` may write this folder: a new one, an empty one, or a checkpoint alone."""
     found = {*os.listdir(folder)} if os.path.lexists(folder) else set()
-    if found and "config.json" not in found:
+    if (found and "config.json" not in found) or os.path.realpath(folder) == os.getcwd():
         raise LyricsError(f"{folder}: exists and is no checkpoint. Remove it, or give another name.")
     ours = FILES | {*_read(folder / "config.json")["sha256"]} if found else found
     if strange := found - ours:

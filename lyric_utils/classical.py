@@ -1,5 +1,6 @@
 """Simple baselines of scikit-learn: ridge regression on counted words, on character n-grams and on frozen vectors."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -21,7 +22,7 @@ class CharTfidf(TfidfVectorizer):
     """TF-IDF of character n-grams within words; of a long text it holds those of a thousand words at a time."""
 
     def _char_wb_ngrams(self, text_document: str) -> Iterator[str]:
-        words = text_document.split()
+        words = re.findall(r"\S{1,1000}", text_document)  # the longest English word has 45 letters
         for start in range(0, len(words), 1_000):
             yield from super()._char_wb_ngrams(" ".join(words[start : start + 1_000]))
 

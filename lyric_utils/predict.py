@@ -129,6 +129,7 @@ def _score_block(model, songs) -> tuple[bytes, int]:
 
 
 def _find_parts(out: Path) -> list[Path]:
+    out = Path(os.path.realpath(out))
     return sorted(out.parent.glob(f"{glob.escape(out.name)}.????????.part"))
 
 
