@@ -92,7 +92,7 @@ def average_by_song(values, song_index):
     it does not, or is not as long as `values`. Gradients flow through a tensor.
     """
     if not isinstance(values, torch.Tensor):
-        return average_by_song(torch.as_tensor(np.asarray(values)), song_index).numpy()
+        return average_by_song(torch.from_numpy(np.array(values)), song_index).numpy()
     values = values if values.dtype in (torch.float32, torch.float64) else values.float()
     song_index = torch.as_tensor(song_index, device=values.device)
     if len(values) != len(song_index):

@@ -77,7 +77,7 @@ def error_by_bin(truth, prediction, values, bins) -> pd.DataFrame:
     truth, prediction, values = _columns(truth=truth, prediction=prediction, values=values)
     bins, lowest, highest = np.asarray(bins, dtype=float), values.min(), values.max()
     if len(bins) < 2 or not (np.diff(bins) > 0).all() or lowest < bins[0] or highest > bins[-1]:
-        raise LyricsError(f"bins must be two or more increasing edges, with no value ({lowest:g} to {highest:g}) outside.")
+        raise LyricsError(f"bins must be two or more increasing edges; {lowest:g} to {highest:g} may not lie outside.")
     whole = (bins == np.round(bins)).all() and (values == np.round(values)).all()  # label whole numbers 2–4, 5, 10+
     tops = [*(bins[1:-1] - 1), bins[-1]] if whole else bins[1:]
     labels = [f"{low:g}" if low == top else f"{low:g}–{top:g}" for low, top in zip(bins[:-1], tops, strict=True)]
