@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from filelock import FileLock, Timeout
@@ -83,14 +83,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     what that left, the next writer of `path` puts right.
     """
     path = Path(os.path.realpath(path))  # what a link points at is replaced, not the link
-    prefix = f".{path.name[:40]}.{_hash(path.name)}."
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(path):
-            for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):  # of a killed writer
+            for left in path.parent.glob(f"{glob.escape(_hidden(path))}*.tmp"):  # of a killed writer
                 _move_back(left / "old", path)
                 shutil.rmtree(left)
-            with TemporaryDirectory(".tmp", prefix, path.parent, ignore_cleanup_errors=True) as temporary:
+            with TemporaryDirectory(".tmp", _hidden(path), path.parent, ignore_cleanup_errors=True) as temporary:
                 new, old = Path(temporary, "new"), Path(temporary, "old")
                 yield new
                 try:
@@ -114,14 +112,14 @@ def _move_back(old: Path, path: Path) -> None:
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Keep other processes from writing `path` at the same time: a second one gets a `LyricsError` at once."""
-    user = getattr(os, "getuid", int)()
-    lock = FileLock(Path(gettempdir(), f"lyric_utils_{user}_{_hash(os.path.realpath(path))}.lock"), timeout=0)
+    lock = FileLock(path.with_name(f"{_hidden(path)}lock"), timeout=0)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise LyricsError(f"{path}: another process is writing it. Wait for it, or give another name.") from error
     except OSError as error:
-        raise LyricsError(f"{path}: cannot be written, as {lock.lock_file} cannot be ({describe(error)}).") from error
+        raise LyricsError(f"{path}: cannot be written ({describe(error)}).") from error
     try:
         yield
     finally:
@@ -129,5 +127,6 @@ def exclusive(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(os.fsencode(text)).hexdigest()[:12]
+def _hidden(path: Path) -> str:
+    """How the names of hidden files beside `path` begin: no two paths share it."""
+    return f".{path.name[:40]}.{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}."

@@ -13,7 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, islice, zip_longest
 from pathlib import Path
 
 from lyric_utils._command import Parser, run_command
@@ -44,17 +44,10 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
     if is_stdin and (resume or int(os.environ.get("WORLD_SIZE", 1)) > 1):
         raise LyricsError("standard input is read once and by one process: save it to a file first.")
 
-    def read(digest) -> Iterator:
-        for block in read_blocks(songs, BLOCK, ["lyrics"], LETTERS):
-            cells = block[["row", "artist", "title", "lyrics"]].to_numpy().tolist()
-            digest.update(repr(cells).encode("utf-8", "surrogatepass"))
-            yield block
-
     # A first pass counts the rows, and refuses a broken one before hours are spent on those above it.
-    first, second = hashlib.sha256(), hashlib.sha256()
-    sizes = [] if is_stdin else [len(block) for block in read(first)]
-    blocks = read(second)
-    blocks = chain([next(blocks)], blocks)
+    known = [] if is_stdin else [*map(_identify, read_blocks(songs, BLOCK, ["lyrics"], LETTERS))]
+    sizes, blocks = [size for size, _ in known], read_blocks(songs, BLOCK, ["lyrics"], LETTERS)
+    blocks = chain([next(blocks)], blocks) if is_stdin else blocks
 
     from accelerate.utils import broadcast_object_list, gather_object
 
@@ -64,7 +57,7 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
 
     accelerator, model, foreign = start_accelerator(), model or shipped_folder("blend"), 0
     regressor = load_model(model)
-    run = hashlib.sha256(f"{BLOCK} {LETTERS} {first.hexdigest()}".encode() + read_file(model / "config.json"))
+    run = hashlib.sha256(repr(known).encode() + read_file(model / "config.json"))
     part = out.with_name(f"{out.name}.{'0' * 8 if is_stdin else run.hexdigest()[:8]}.part")
     try:
         with ExitStack() as stack:
@@ -73,7 +66,7 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
             [skip] = broadcast_object_list([_blocks_in(part, out, resume, sizes) if is_main else None])
             if is_stdin:  # nothing could go on with its part
                 stack.callback(part.unlink, missing_ok=True)
-            done, blocks = sum(sizes[:skip]), islice(blocks, skip, None)
+            done, blocks = sum(sizes[:skip]), islice(_unchanged(blocks, known, part), skip, None)
             bar = stack.enter_context(progress(desc="predict", unit="song", initial=done, total=sum(sizes) or None))
             while group := list(islice(blocks, accelerator.num_processes)):
                 scored = gather_object([_score_block(regressor, b) for b in group[accelerator.process_index :][:1]])
@@ -84,9 +77,6 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
                 bar.update(sum(map(len, group)))
                 foreign += sum(count for _, count in scored)
             if is_main:
-                if not is_stdin and first.digest() != second.digest():
-                    part.unlink()
-                    raise LyricsError(f"{songs}: changed while it was scored. Run the command again.")
                 _check_out(out, songs, resume or overwrite)
                 with open_file(part) as file:
                     rows = Counter(line.endswith(EMPTY) for line in file)
@@ -98,6 +88,21 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
         if foreign:
             print(f"warning: {foreign:,} of the songs scored now are not in English", file=sys.stderr)
     accelerator.end_training()
+
+
+def _identify(block) -> tuple[int, str]:
+    """How many rows a block has, and a hash of what is in them."""
+    cells = block[["row", "artist", "title", "lyrics"]].to_numpy().tolist()
+    return len(block), hashlib.sha256(repr(cells).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _unchanged(blocks: Iterator, known: list[tuple[int, str]], part: Path) -> Iterator:
+    """The blocks, as long as they are those that a first pass has read; of standard input there is no first pass."""
+    for block, expected in zip_longest(blocks, known):
+        if known and (block is None or _identify(block) != expected):
+            part.unlink(missing_ok=True)
+            raise LyricsError("the songs changed while they were scored. Run the command again.")
+        yield block
 
 
 def _check_out(out: Path, songs: Path, may_replace: bool) -> None:

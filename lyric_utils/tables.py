@@ -124,6 +124,8 @@ def _read_records(path: Path) -> Iterator[dict]:
     if path.is_dir():
         yield from (_read_text(file) for file in sorted(path.iterdir()) if file.suffix.lower() == ".txt")
     elif path == STDIN or kind in (".csv", ".tsv", ".jsonl"):
+        if path == STDIN and sys.stdin is None:
+            raise ValueError("it is closed")
         raw = sys.stdin.buffer if path == STDIN else open_file(path)
         lines = dropwhile(lambda line: line[1].isspace(), enumerate(_read_lines(raw), 1))
         number, first = next(lines, (1, ""))
