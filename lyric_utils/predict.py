@@ -66,7 +66,7 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
             [skip] = broadcast_object_list([_blocks_in(part, out, resume, sizes) if is_main else None])
             if is_stdin:  # nothing could go on with its part
                 stack.callback(part.unlink, missing_ok=True)
-            done, blocks = sum(sizes[:skip]), islice(_unchanged(blocks, known, part), skip, None)
+            done, blocks = sum(sizes[:skip]), islice(_unchanged(blocks, known, songs, part), skip, None)
             bar = stack.enter_context(progress(desc="predict", unit="song", initial=done, total=sum(sizes) or None))
             while group := list(islice(blocks, accelerator.num_processes)):
                 scored = gather_object([_score_block(regressor, b) for b in group[accelerator.process_index :][:1]])
@@ -96,12 +96,12 @@ def _identify(block) -> tuple[int, str]:
     return len(block), hashlib.sha256(repr(cells).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _unchanged(blocks: Iterator, known: list[tuple[int, str]], part: Path) -> Iterator:
+def _unchanged(blocks: Iterator, known: list[tuple[int, str]], songs: Path, part: Path) -> Iterator:
     """The blocks, as long as they are those that a first pass has read; of standard input there is no first pass."""
     for block, expected in zip_longest(blocks, known):
         if known and (block is None or _identify(block) != expected):
             part.unlink(missing_ok=True)
-            raise LyricsError("the songs changed while they were scored. Run the command again.")
+            raise LyricsError(f"{songs}: changed while it was scored. Run the command again.")
         yield block
 
 
