@@ -1052,6 +1052,95 @@ BAD_RESULTS = {
 BAD_CHECKPOINTS |= BAD_RECIPES | BAD_FIELDS | BAD_WEIGHTS | BAD_WORDS | BAD_RESULTS
 
 
+# ---------------------------------------------------------------- states of a training
+
+
+def _signed(content: bytes) -> bytes:
+    """With the checksum that a sound state has."""
+    return hashlib.sha256(content).digest() + content
+
+
+def _saved(state: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(state, file)
+    return _signed(file.getvalue())
+
+
+def _in_state(**changes) -> Callable[[dict], bytes]:
+    """A state in which some entries are replaced, by a function of what they were; None removes one."""
+
+    def change(state):
+        changed = {name: function(state[name]) for name, function in changes.items()}
+        return _saved({name: value for name, value in (state | changed).items() if value is not None})
+
+    return change
+
+
+def _tensor(change):
+    """Change the first of some tensors; None removes it."""
+    return lambda tensors: {
+        name: new for n, (name, old) in enumerate(tensors.items()) if (new := old if n else change(old)) is not None
+    }
+
+
+BAD_STATES: dict[str, Callable[[dict], bytes]] = {
+    "empty": lambda state: b"",
+    "31 bytes": lambda state: bytes(31),
+    "zeros": lambda state: bytes(10_000),
+    "the checksum of nothing": lambda state: _signed(b""),
+    "cut off": lambda state: _saved(state)[:-100],
+    "a bit flipped": lambda state: _saved(state)[:-1] + b"\xff",
+    "without a checksum": lambda state: _saved(state)[32:],
+    "signed random bytes": lambda state: _signed(np.random.default_rng(0).bytes(10_000)),
+    "signed text": lambda state: _signed(b"PK\x03\x04 no state"),
+    "a pickle that runs code": lambda state: _signed(STACK_GLOBAL + CALL),
+    "saved code": lambda state: _saved({"history": Reduces()}),
+    "code within": lambda state: _saved(state | {"optimizer": Reduces()}),
+    "a list": lambda state: _saved([1]),
+    "nothing": lambda state: _saved(None),
+    "an empty dict": lambda state: _saved({}),
+    **{f"without {name}": _in_state(**{name: lambda value: None}) for name in (
+        "fingerprint", "history", "parameters", "best", "optimizer"
+    )},
+    "another fingerprint": _in_state(fingerprint=lambda value: "0" * 64),
+    "a fingerprint of another kind": _in_state(fingerprint=lambda value: ["0"]),
+    **{
+        f"history {how}": _in_state(history=lambda value, new=new: new)
+        for how, new in {
+            "of text": "one",
+            "of numbers": [1],
+            "without a loss": [{"epoch": 1}],
+            "of texts": [{"epoch": "1", "train_loss": "low", "validation_mse": "low", "seconds": 1.0}],
+            "of NaN": [{"epoch": 1, "train_loss": np.nan, "validation_mse": np.nan, "seconds": 1.0}],
+            "as a dict": {"epoch": 1},
+        }.items()
+    },
+    **{
+        f"{which} {how}": _in_state(**{which: change})
+        for which in ("parameters", "best")
+        for how, change in {
+            "of NaN": _tensor(lambda tensor: tensor * np.nan),
+            "that are huge": _tensor(lambda tensor: tensor * 0 + 1e30),
+            "of another shape": _tensor(lambda tensor: tensor[1:]),
+            "of another type": _tensor(lambda tensor: tensor.double()),
+            "of which one is missing": _tensor(lambda tensor: None),
+            "that are none": _tensor(lambda tensor: "a tensor"),
+            "as a list": lambda tensors: [*tensors.values()],
+            "as text": lambda tensors: "tensors",
+        }.items()
+    },
+    **{
+        f"optimizer {how}": _in_state(optimizer=change)
+        for how, change in {
+            "as a list": lambda optimizer: [1],
+            "empty": lambda optimizer: {},
+            "without groups": lambda optimizer: optimizer | {"param_groups": []},
+            "with a group more": lambda optimizer: optimizer | {"param_groups": optimizer["param_groups"] * 2},
+        }.items()
+    },
+}  # fmt: skip
+
+
 # ---------------------------------------------------------------- encoder folders
 
 

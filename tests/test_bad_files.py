@@ -3,6 +3,7 @@
 import copyreg
 import os
 import pickle
+import pickletools
 import re
 import resource
 import shutil
@@ -22,6 +23,7 @@ from bad_files import (
     BAD_ENCODERS,
     BAD_FRAMES,
     BAD_NAMES,
+    BAD_STATES,
     BAD_TABLES,
     CANARY,
     EXTENSION_CODES,
@@ -39,7 +41,7 @@ from bad_files import (
 from safetensors.torch import save_file
 
 import lyric_utils as lu
-from lyric_utils import predict
+from lyric_utils import predict, training
 from lyric_utils._files import replacing, visible
 from lyric_utils.blend import BlendRegressor
 from lyric_utils.checkpoints import shipped_folder
@@ -128,7 +130,7 @@ def refused(path: Path | str, function, *arguments) -> str:
 
 
 def test_collection_is_large():
-    one_by_one = sum(map(len, (BAD_TABLES, BAD_CHECKPOINTS, BAD_ENCODERS, OTHER_ENCODERS, BAD_FRAMES)))
+    one_by_one = sum(map(len, (BAD_TABLES, BAD_CHECKPOINTS, BAD_ENCODERS, OTHER_ENCODERS, BAD_STATES, BAD_FRAMES)))
     crossed = [(READERS, PLACES), (NAMED, BAD_NAMES), (ARGUMENTS, WRONG_VALUES)]
     assert one_by_one >= 880
     assert one_by_one + sum(len(what) * len(how) for what, how in crossed) >= 2_500
@@ -206,6 +208,20 @@ def test_extensions_are_refused_uncached(tmp_path, monkeypatch):
         monkeypatch.setitem(copyreg._inverted_registry, code, ("os", "mkdir"))
         path.write_bytes(HOSTILE_PICKLES[name])
         assert name in refused(path, lu.load_songs, path)
+
+
+def test_a_pickle_that_is_swapped_while_it_is_checked_runs_no_code(tmp_path, monkeypatch):
+    """What is loaded are the bytes that were checked."""
+
+    def swap(data):
+        path.write_bytes(HOSTILE_PICKLES["STACK_GLOBAL REDUCE"])
+        return genops(data)
+
+    path, genops = tmp_path / "songs.pkl", pickletools.genops
+    path.write_bytes(song_pickle())
+    monkeypatch.setattr(pickletools, "genops", swap)
+    assert lu.load_songs(path)["lyrics"].tolist() == [WORDS]
+    refused(path, lu.load_songs, path)
 
 
 def test_truncated_pickles(tmp_path):
@@ -375,6 +391,37 @@ def train(encoder, folder: Path):
     model = lu.build_model(encoder, replace(BASELINE, epochs=1))
     examples = Examples(model.inputs_from_chunks(chunks), np.array([0.1, 0.9]))
     lu.fit(model, examples, examples, folder / "resume.pt")
+
+
+@pytest.fixture(scope="session")
+def training_state(tiny_encoder, tmp_path_factory):
+    """A model, its examples, and the state of a training that was stopped in its second epoch."""
+    model = lu.build_model(tiny_encoder, replace(BASELINE, epochs=3))
+    inputs = model.inputs_from_chunks(lu.chunk_lyrics([WORDS, "Nothing but rain"], tiny_encoder.tokenizer))
+    sides, path = [Examples(inputs, np.array([0.1, 0.9]))] * 2, tmp_path_factory.mktemp("state") / "resume.pt"
+    steps = iter([training.train_step])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train_step", lambda *arguments: next(steps)(*arguments))
+        with pytest.raises(lu.LyricsError, match="StopIteration"):
+            lu.fit(model, *sides, path)
+    return model, sides, path.read_bytes()
+
+
+@pytest.mark.parametrize("name", BAD_STATES)
+def test_bad_state(name, training_state, tmp_path):
+    """Of a training: refused, and kept as it is."""
+    model, sides, content = training_state
+    path = tmp_path / "resume.pt"
+    path.write_bytes(BAD_STATES[name](training.read_state(content, path)))
+    before = states(tmp_path)
+    refused(path, lu.fit, model, *sides, path)
+    assert states(tmp_path) == before
+
+
+def test_a_sound_state_is_gone_on_with(training_state, tmp_path):
+    model, sides, content = training_state
+    (tmp_path / "resume.pt").write_bytes(content)
+    assert [line["epoch"] for line in lu.fit(model, *sides, tmp_path / "resume.pt")] == [1, 2, 3]
 
 
 def load_source(folder: Path):

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager, suppress
@@ -154,7 +155,7 @@ def test_any_row_number_is_a_whole_number_or_the_position(kind, folder, rows):
     found = lu.read_songs(path)["row"].tolist()
     for position, (row, number) in enumerate(zip(rows, found, strict=True)):
         spelled = str(row).strip()
-        if spelled.lstrip("-").isdecimal() and abs(int(spelled)) < 2**63:
+        if re.fullmatch(r"[+-]?\d+", spelled) and abs(int(spelled)) < 2**63:
             assert number == int(spelled)
         else:
             with suppress(ValueError, TypeError, OverflowError):
