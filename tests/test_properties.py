@@ -43,9 +43,15 @@ def told(part: object = ""):
 
 @pytest.fixture(scope="session")
 def folder():
-    """Makes a folder for every example."""
+    """Gives an empty folder for every example."""
     with tempfile.TemporaryDirectory() as name:
-        yield lambda: Path(tempfile.mkdtemp(dir=name))
+
+        def make() -> Path:
+            shutil.rmtree(name)
+            Path(name).mkdir()
+            return Path(name)
+
+        yield make
 
 
 # ---------------------------------------------------------------- the reader
@@ -175,9 +181,25 @@ json_values = st.recursive(
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny_encoder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint") / "lora"
-    save_checkpoint(disturb(lu.build_model(tiny_encoder, RECIPES["lora"])), folder)
-    return folder
+    """Makes a checkpoint in which one file has another content, given a function of what it had."""
+    sound, copy = (tmp_path_factory.mktemp("checkpoint") / name for name in ("sound", "copy"))
+    save_checkpoint(disturb(lu.build_model(tiny_encoder, RECIPES["lora"])), sound)
+    shutil.copytree(sound, copy)
+
+    def make(name: str, change) -> Path:
+        for file in sound.iterdir():
+            if (content := change(file.read_bytes()) if file.name == name else file.read_bytes()) != (
+                copy / file.name
+            ).read_bytes():
+                (copy / file.name).write_bytes(content)
+        return copy
+
+    return make
+
+
+@st.composite
+def changed_json(draw, content: bytes) -> bytes:
+    return json.dumps(draw(changed(json.loads(content)))).encode()
 
 
 @st.composite
@@ -194,10 +216,8 @@ def changed(draw, content):
 
 @pytest.mark.parametrize("name", ["config.json", "history.json", "metrics.json"])
 @given(data=st.data())
-def test_any_json_is_taken_up_or_told_in_a_sentence(name, checkpoint, folder, data):
-    content = json.loads((checkpoint / name).read_text())
-    copy = shutil.copytree(checkpoint, folder() / "copy")
-    (copy / name).write_text(json.dumps(data.draw(st.one_of(changed(content), changed(content), json_values))))
+def test_any_json_is_taken_up_or_told_in_a_sentence(name, checkpoint, data):
+    copy = checkpoint(name, lambda content: data.draw(changed_json(content)))
     with told(copy / name) as refused:
         results = lu.load_results(copy)
     if not refused:
@@ -208,10 +228,8 @@ def test_any_json_is_taken_up_or_told_in_a_sentence(name, checkpoint, folder, da
 
 @settings(max_examples=50)
 @given(data=st.data())
-def test_any_config_gives_a_model_that_predicts_or_a_sentence(tiny_encoder, checkpoint, folder, data):
-    content = json.loads((checkpoint / "config.json").read_text())
-    copy = shutil.copytree(checkpoint, folder() / "copy")
-    (copy / "config.json").write_text(json.dumps(data.draw(changed(content))))
+def test_any_config_gives_a_model_that_predicts_or_a_sentence(tiny_encoder, checkpoint, data):
+    copy = checkpoint("config.json", lambda content: data.draw(changed_json(content)))
     with told(copy):
         model = lu.load_model(copy, tiny_encoder)
         assert 0 <= model.predict([WORDS])[0] <= 1
@@ -220,14 +238,13 @@ def test_any_config_gives_a_model_that_predicts_or_a_sentence(tiny_encoder, chec
 @pytest.mark.parametrize("name", ["predictions.csv", "head.safetensors", "adapter_model.safetensors"])
 @settings(max_examples=30)
 @given(data=st.data())
-def test_any_bytes_in_a_checkpoint_are_noticed(name, tiny_encoder, checkpoint, folder, data):
-    content = (checkpoint / name).read_bytes()
-    copy = shutil.copytree(checkpoint, folder() / "copy")
-    (copy / name).write_bytes(found := data.draw(damaged(content)))
+def test_any_bytes_in_a_checkpoint_are_noticed(name, tiny_encoder, checkpoint, data):
+    content = (checkpoint("", None) / name).read_bytes()
+    copy = checkpoint(name, lambda content: data.draw(damaged(content)))
     load = (lambda: lu.load_results(copy)) if name.endswith(".csv") else (lambda: lu.load_model(copy, tiny_encoder))
     with told(copy / name) as refused:
         load()
-    assert refused or name.endswith(".csv") or found == content
+    assert refused or name.endswith(".csv") or (copy / name).read_bytes() == content
 
 
 # ---------------------------------------------------------------- the writer
