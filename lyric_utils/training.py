@@ -9,8 +9,8 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -22,8 +22,8 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from pydantic import InstanceOf
 
-from lyric_utils._checks import PathLike, check_tensors, checked
-from lyric_utils._files import LyricsError, exclusive, read_file, write_file
+from lyric_utils._checks import PathLike, Real, check_tensors, checked, validate
+from lyric_utils._files import LyricsError, describe, exclusive, read_file, write_file
 from lyric_utils._progress import progress
 from lyric_utils.chunking import average_by_song, batch_by_tokens
 from lyric_utils.distillation import TEACHERS, Teachers, initialise_head, soft_targets
@@ -86,7 +86,8 @@ def fit(model: InstanceOf[SongRegressor], train_set: InstanceOf[Examples], valid
         optimizer = torch.optim.AdamW(parameter_groups(model), weight_decay=recipe.weight_decay)
         wrapped, optimizer = accelerator.prepare(model, optimizer)
         if history:
-            optimizer.load_state_dict(state["optimizer"])
+            with _damaged(resume_file):
+                optimizer.load_state_dict(state["optimizer"])
         total, done = recipe.epochs * count, len(history) * count
         with progress(total=total, initial=done, desc=f"train {recipe.model}", unit="song") as bar:
             for epoch in range(len(history), recipe.epochs):
@@ -188,12 +189,30 @@ def _start_state(accelerator, model, train_set, validation_set, file: Path | Non
     new = {"fingerprint": digest.hexdigest(), "history": []}
     found = read_file(file, 2**31) if file and accelerator.is_main_process and os.path.lexists(file) else None
     [found] = broadcast_object_list([found])
-    state = new if found is None else read_state(found, file)
-    if state["fingerprint"] != new["fingerprint"]:
-        raise LyricsError(f"{file}: of another run (recipe, seed, encoder or songs). Delete it to start anew.")
-    for name in {"parameters", "best"} & state.keys():
-        check_tensors(state[name], model.trainable_parameters())
-    return state
+    if found is None:
+        return new
+    with _damaged(file):
+        state = read_state(found, file)
+        if state["fingerprint"] != new["fingerprint"]:
+            raise LyricsError(f"{file}: of another run (recipe, seed, encoder or songs). Delete it to start anew.")
+        validate(list[dict[str, Real]], state["history"], "history")
+        if not all("validation_mse" in line for line in state["history"]):
+            raise ValueError("an epoch without a validation_mse")
+        for name in ("parameters", "best"):
+            check_tensors(state[name], model.trainable_parameters())
+        return state
+
+
+@contextmanager
+def _damaged(file: Path | None) -> Iterator[None]:
+    """Any error is a damaged state's."""
+    try:
+        yield
+    except Exception as error:
+        if str(file) in str(error):
+            raise
+        reason = f"a damaged training state ({describe(error)})"
+        raise LyricsError(f"{file}: {reason}. Delete it to start anew.") from error
 
 
 def write_state(state: dict, file: Path) -> None:
