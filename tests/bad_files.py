@@ -1241,6 +1241,17 @@ BAD_ENCODERS: dict[str, Callable[[Path], None]] = {
     "a layer more in the config": _encoder_config(num_hidden_layers=7),
     "no layers": _encoder_config(num_hidden_layers=0),
     "-1 layers": _encoder_config(num_hidden_layers=-1),
+    **{
+        f"{name} of a million": _encoder_config(**{name: 10**6})
+        for name in (
+            "num_hidden_layers",
+            "intermediate_size",
+            "vocab_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+        )
+    },
+    "all sizes of a million": _encoder_config(hidden_size=10**6, intermediate_size=10**6, vocab_size=10**6),
     "0 heads": _encoder_config(num_attention_heads=0),
     "5 heads": _encoder_config(num_attention_heads=5),
     "heads as text": _encoder_config(num_attention_heads="four"),
