@@ -12,6 +12,7 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ import lyric_utils as lu
 from lyric_utils import predict, training
 from lyric_utils._files import replacing, visible
 from lyric_utils.blend import BlendRegressor
-from lyric_utils.checkpoints import shipped_folder
+from lyric_utils.checkpoints import HASHES, shipped_folder
 from lyric_utils.classical import char_tfidf_ridge
 from lyric_utils.encoders import Encoder, hash_encoder
 from lyric_utils.profiles import BASELINE, BLEND, LORA_TUNED, Profile, Recipe
@@ -252,8 +253,20 @@ def test_flipped_pickles(tmp_path):
 # ---------------------------------------------------------------- checkpoints and encoders
 
 
+@pytest.fixture
+def hashed_once(monkeypatch):
+    """An encoder is hashed for all tests but once, which takes as long as all else."""
+    for version, function in HASHES.items():
+        monkeypatch.setitem(HASHES, version, partial(once, function))
+
+
+@cache
+def once(function, encoder):
+    return function(encoder)
+
+
 @pytest.mark.parametrize("name", BAD_CHECKPOINTS)
-def test_bad_checkpoint(name, tiny_encoder, small, tmp_path):
+def test_bad_checkpoint(name, tiny_encoder, small, hashed_once, tmp_path):
     bad = BAD_CHECKPOINTS[name]
     folder = tmp_path / "checkpoint"
     shutil.copytree(small / bad.model, folder)
