@@ -419,6 +419,7 @@ def training_state(tiny_encoder, tmp_path_factory):
     return model, sides, path.read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("name", BAD_STATES)
 def test_bad_state(name, training_state, tmp_path):
     """Of a training: refused, and kept as it is."""
