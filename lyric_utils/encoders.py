@@ -30,7 +30,8 @@ MINILM = "minilm"
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # What decides the output beside the parameters: settings of the network, and how the tokenizer cuts a text like this.
-SETTINGS = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps", "position_embedding_type")
+SETTINGS = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps", "pad_token_id")
+SETTINGS += ("position_embedding_type",)
 PROBE = "Déjà vu, naïve? Don't: 1,000 TIMES...\t(ﬁne) e\u0301 歌 🎵 unbelievableness [MASK]"
 PROBE += "".join(" " + "la" * count for count in (9, 20, 49, 60))
 
