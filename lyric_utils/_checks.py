@@ -20,7 +20,7 @@ def _not_text(value: Any) -> Any:
     return value
 
 
-PathLike = Annotated[Path, Field(strict=False)]  # or a text
+PathLike = Path  # or a text, as an argument
 Name = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 Whole = Annotated[int, BeforeValidator(_not_text)]
 Real = Annotated[float, BeforeValidator(_not_text), Field(allow_inf_nan=False)]

@@ -37,6 +37,10 @@ LIBRARIES = ("numpy", "pandas", "torch", "transformers", "peft", "safetensors")
 Model = InstanceOf[SongRegressor] | InstanceOf[BlendRegressor]
 
 
+def _without_nan(metrics: dict) -> dict:
+    return {name: None if value != value else value for name, value in metrics.items()}
+
+
 def _as_today(fields: Any) -> Any:
     return {RENAMED.get(name, name): fields[name] for name in fields} if isinstance(fields, dict) else fields
 
@@ -47,7 +51,8 @@ FIELDS = {"recipe": Annotated[Recipe, BeforeValidator(_as_today)], "version": Ve
 FIELDS |= {"encoder": str, "encoder_sha256": str, "max_length": Whole, "stride": Whole, "profile": str, "seed": Seed}
 Config = create_model("Config", **FIELDS)
 History = list[create_model("Epoch", epoch=Whole, train_loss=Real, validation_mse=Real)]
-CONTENT = {"config.json": Config, "history.json": History, "metrics.json": dict[str, Real | None]}
+Metrics = Annotated[dict[str, Real | None], BeforeValidator(_without_nan)]
+CONTENT = {"config.json": Config, "history.json": History, "metrics.json": Metrics}
 
 
 class Results(NamedTuple):
@@ -96,7 +101,7 @@ def save_model(
     """
     check_folder(folder)
     validate(History, history, "history")
-    validate(CONTENT["metrics.json"], _without_nan(metrics), "metrics")
+    validate(Metrics, metrics, "metrics")
     config = {"version": max(HASHES), "recipe": asdict(model.recipe)}
     config |= {"encoder": model.encoder.name, "encoder_sha256": hash_encoder(model.encoder)}
     config |= {"max_length": model.max_length, "stride": model.stride, "profile": profile, "seed": model.seed}
@@ -159,12 +164,8 @@ def _read(path: PathLike) -> Any:
             raise ValueError("a valence or prediction is missing, or not between 0 and 1")
         return table
     content = json.loads(read_file(path))
-    validate(CONTENT[path.name], _without_nan(content) if path.name == "metrics.json" else content, path.name)
+    validate(CONTENT[path.name], content, path.name)
     return content
-
-
-def _without_nan(metrics: dict) -> dict:
-    return {name: None if value != value else value for name, value in metrics.items()}
 
 
 @checked

@@ -149,7 +149,7 @@ def extract_features(
                         vectors = encode_chunks(encoder, chunks, adapted_layers, states)
                     np.save(new / "vectors.npy", vectors)
                     (new / "sha256").write_bytes(_hash_files(new))
-                entry = _read_entry(folder)
+                entry = _open_entry(folder)
     except (OSError, LyricsError) as error:
         reason = describe(error) if isinstance(error, OSError) else error
         raise LyricsError(f"{folder}: no place for a cache ({reason}). Set LYRICS_CACHE to another folder.") from error
@@ -183,8 +183,12 @@ def _read_entry(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """Hidden states and pooled vectors; None where the entry is missing or damaged."""
     with suppress(OSError, LyricsError):
         if read_file(folder / "sha256") == _hash_files(folder):
-            return np.load(folder / "states.npy", mmap_mode="r"), np.load(folder / "vectors.npy")
+            return _open_entry(folder)
     return None
+
+
+def _open_entry(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    return np.load(folder / "states.npy", mmap_mode="r"), np.load(folder / "vectors.npy")
 
 
 def _hash_files(folder: Path) -> bytes:

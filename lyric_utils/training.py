@@ -205,14 +205,13 @@ def _start_state(accelerator, model, train_set, validation_set, file: Path | Non
 
 @contextmanager
 def _damaged(file: Path | None) -> Iterator[None]:
-    """Any error is a damaged state's."""
+    """Any error on the way is that of a damaged state, but for one that names the file already."""
     try:
         yield
     except Exception as error:
         if str(file) in str(error):
             raise
-        reason = f"a damaged training state ({describe(error)})"
-        raise LyricsError(f"{file}: {reason}. Delete it to start anew.") from error
+        raise LyricsError(f"{file}: a damaged training state ({describe(error)}). Delete it to start anew.") from error
 
 
 def write_state(state: dict, file: Path) -> None:
@@ -224,6 +223,7 @@ def write_state(state: dict, file: Path) -> None:
 
 def read_state(content: bytes, file: Path) -> dict:
     """The state of a training that `fit` wrote into its resume file; raises `LyricsError` if it is damaged."""
-    if hashlib.sha256(content[32:]).digest() != content[:32]:
-        raise LyricsError(f"{file}: a damaged training state. Delete it to start anew.")
-    return torch.load(io.BytesIO(content[32:]), "cpu", weights_only=True)
+    with _damaged(file):
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            raise ValueError("its checksum is another")
+        return torch.load(io.BytesIO(content[32:]), "cpu", weights_only=True)
