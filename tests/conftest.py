@@ -12,9 +12,11 @@ os.environ |= {
 for name in ("LYRICS_PROFILE", "LYRICS_EPOCHS", "LYRICS_RETRAIN"):
     os.environ.pop(name, None)
 
+import resource  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
+from contextlib import contextmanager  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -103,6 +105,30 @@ def save_checkpoint(model, folder):
         metrics=lu.score(songs["valence"], prediction),
     )
     return prediction
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("LYRICS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def chunks(tiny_encoder):
+    """`SONGS` in short windows: the second has several."""
+    return lu.chunk_lyrics(SONGS, tiny_encoder.tokenizer, max_length=128, stride=32)
+
+
+@contextmanager
+def full_disk(_=None):
+    """No file may grow above 4 KiB, as when the disk is full in the middle of a file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,7 @@ from bad_files import (
     in_kind,
     song_pickle,
 )
+from conftest import full_disk
 from safetensors.torch import save_file
 
 import lyric_utils as lu
@@ -798,17 +799,6 @@ def test_bad_profile(field):
 
 
 # ---------------------------------------------------------------- disks that do not take it
-
-
-@contextmanager
-def full_disk(_):
-    """No file may grow above 4 KiB, as when the disk is full in the middle of a file."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
+from conftest import SONGS
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertModel
@@ -21,19 +22,6 @@ from lyric_utils.features import (
     encode_chunks,
     extract_features,
 )
-
-SONGS = ["The kettle sings and so do I", "Rain on the roof " * 90, "Alone at the bus stop, again"]
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LYRICS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def chunks(tiny_encoder):
-    return lu.chunk_lyrics(SONGS, tiny_encoder.tokenizer, max_length=128, stride=32)
 
 
 @pytest.fixture

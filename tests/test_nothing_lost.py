@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import stat
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SONGS, save_checkpoint
+from conftest import ROOT, SONGS, full_disk, save_checkpoint
 from filelock import FileLock
 
 import lyric_utils as lu
@@ -556,17 +555,6 @@ def save_and_die(model, folder: Path, name: str):
         save_checkpoint(model, folder)
 
 
-@contextmanager
-def full_disk():
-    """No file may grow above 4 KiB."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.parametrize("then", ["fails", "is saved", "is killed again"])
 @pytest.mark.parametrize("after", ["rename", "replace"])
 def test_a_checkpoint_comes_back_after_a_kill(after, then, tiny_encoder, tmp_path):
@@ -635,17 +623,6 @@ def test_a_writer_leaves_alone_what_another_one_is_writing(temporary, tiny_encod
 
 
 # ---------------------------------------------------------------- the cache
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LYRICS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def chunks(tiny_encoder):
-    return lu.chunk_lyrics(SONGS, tiny_encoder.tokenizer, max_length=128, stride=32)
 
 
 def entries(cache: Path) -> list[Path]:
