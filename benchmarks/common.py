@@ -19,10 +19,9 @@ import torch
 
 import lyric_utils as lu
 from lyric_utils._files import replacing
+from lyric_utils._packed import best_device, best_precision
 from lyric_utils.checkpoints import versions
 from lyric_utils.chunking import Chunks
-from lyric_utils.encoders import best_device
-from lyric_utils.training import has_fast_bfloat16
 
 SPEED, ROBUSTNESS = (Path(__file__).parent / name / "results" for name in ("speed", "robustness"))
 PRODUCTS = 10  # of a measured matrix product: one alone would be over before the cores are warm
@@ -180,7 +179,7 @@ def machine() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "bfloat16": has_fast_bfloat16(),
+        "precision": best_precision(),
         "versions": versions(),
     }
 

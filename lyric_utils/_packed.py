@@ -1,58 +1,165 @@
-"""Own kernels for packed tokens on a CPU. Each gives what PyTorch's or peft's gives, faster by the factor beside it."""
+"""Chunks one behind the other, without padding, in the precision that the machine is fast in: own kernels and choices.
+
+Each gives what PyTorch's or peft's gives, faster by the factor beside it.
+"""
 
 import copy
-from collections.abc import Callable
-from functools import cache
+import os
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
+
+from lyric_utils._files import LyricsError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def best_device() -> str:
+    """The device that torch finds: "cuda", "mps" or "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def fast_precisions() -> list[str]:
+    """The precisions that the GPU, or else the CPU, has instructions for, the best for this project first."""
+    if torch.cuda.is_available():
+        return [*["bfloat16"] * torch.cuda.is_bf16_supported(including_emulation=False), "float16", "float32"]
+    on_cpu = best_device() == "cpu" and any(map(_cpu_has, ("avx512_bf16", "amx_bf16", "bf16")))  # the last is Arm's
+    return ["bfloat16", "float32"] if on_cpu else ["float32"]
+
+
+def _cpu_has(instructions: str) -> bool:
+    return bool(torch.cpu.get_capabilities().get(instructions))
+
+
+def best_precision() -> str:
+    """What predictions, frozen layers and training run in: `LYRICS_PRECISION`, or else the best that is fast here.
+
+    Raises `LyricsError` if this machine has no instructions for the precision asked for.
+    """
+    fast = fast_precisions()
+    if (asked := os.environ.get("LYRICS_PRECISION") or fast[0]) not in fast:
+        raise LyricsError(f"LYRICS_PRECISION={asked}: this machine is fast in {' and '.join(fast)}. Use one of these.")
+    return asked
+
+
+def to_device(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    """An array as a tensor of a device; a GPU goes on computing while it is copied."""
+    tensor, on_gpu = torch.from_numpy(array), torch.device(device).type == "cuda"
+    return tensor.pin_memory().to(device, non_blocking=True) if on_gpu else tensor.to(device)
+
+
+class Packing:
+    """Which of the packed tokens belong to which chunk: `lengths`, and on the device what follows from them."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu"):
+        self.lengths, count = [*map(int, lengths)], len(lengths)
+        numbers = np.concatenate([[0], np.cumsum(lengths), np.repeat(np.arange(count), lengths)])
+        numbers = to_device(numbers, device)
+        self.ends, self.chunk = numbers[: count + 1], numbers[count + 1 :]  # (n_chunks + 1,), (n_tokens,)
+        self.first = self.ends[:-1]  # first token of each chunk, (n_chunks,)
+
+    ends_as_int = cached_property(lambda self: self.ends.int())
+
+    @cached_property
+    def position(self) -> torch.Tensor:
+        """Place of each token in its chunk, (n_tokens,)."""
+        return torch.arange(len(self.chunk), device=self.chunk.device) - self.first[self.chunk]
+
+    @cached_property
+    def slot(self) -> torch.Tensor:
+        """Place of each token among all, once every chunk is padded to the longest, (n_tokens,)."""
+        return self.chunk * max(self.lengths) + self.position
+
+    def mean(self, values: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Mean of each chunk in float32, (n_tokens, ...) -> (n_chunks, ...); weighted by `weights`, (n_tokens,)."""
+        weights = torch.ones_like(self.chunk, dtype=torch.float32) if weights is None else weights
+        totals = weights.new_zeros(len(self.lengths)).index_add(0, self.chunk, weights)
+        values = values.float() * (weights / totals[self.chunk]).view(-1, *[1] * (values.dim() - 1))
+        return values.new_zeros(len(self.lengths), *values.shape[1:]).index_add(0, self.chunk, values)
+
+
+def attend_within_chunks(query, key, value, queries: Packing, keys: Packing, dropout: nn.Dropout) -> torch.Tensor:
+    """Softmax attention in which every chunk sees itself only: tensors (n_tokens, heads, head_size), packed.
+
+    On a GPU one call does all chunks. On a CPU a chunk at a time is faster: its attention weights fit into the cache.
+    """
+    p = dropout.p if dropout.training else 0.0
+    if query.device.type == "cpu":
+        chunks = zip(query.split(queries.lengths), key.split(keys.lengths), value.split(keys.lengths), strict=True)
+        return torch.cat([_attend_in_one(*chunk, dropout, p) for chunk in chunks])
+    if query.dtype != torch.float32 and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
+        # what torch.nn.attention.varlen.varlen_attn calls, whose own Python takes a third of a training step on an H100
+        where = queries.ends_as_int, keys.ends_as_int, max(queries.lengths), max(keys.lengths)
+        return torch.ops.aten._flash_attention_forward(query, key, value, *where, p, False, False)[0]
+    return attend_padded(query, key, value, queries, keys, p)
+
+
+def _attend_in_one(query, key, value, dropout: nn.Dropout, p: float) -> torch.Tensor:
+    """Attention of one chunk: by PyTorch's fused kernel, or where that is slower by the textbook's steps.
+
+    In the backward pass, and in bfloat16 without AMX, the steps are two to four times as fast.
+    """
+    query, key, value = (states.transpose(0, 1)[None] for states in (query, key, value))
+    if p == 0 and not query.requires_grad and (query.dtype == torch.float32 or _cpu_has("amx_bf16")):
+        context = F.scaled_dot_product_attention(query, key, value)
+    else:
+        weights = ((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)).softmax(-1)
+        context = dropout(weights) @ value
+    return context[0].transpose(0, 1)
+
+
+def attend_padded(query, key, value, queries: Packing, keys: Packing, p: float = 0.0) -> torch.Tensor:
+    """The same in one call on chunks padded to the longest, for GPUs without that kernel, and for float32."""
+
+    def pad(states: torch.Tensor, packing: Packing) -> torch.Tensor:
+        padded = states.new_zeros(len(packing.lengths) * max(packing.lengths), *states.shape[1:])
+        return padded.index_copy(0, packing.slot, states).unflatten(0, (len(packing.lengths), -1)).transpose(1, 2)
+
+    visible = torch.arange(max(keys.lengths), device=key.device) < keys.ends.diff()[:, None]
+    padded = pad(query, queries), pad(key, keys), pad(value, keys)
+    context = F.scaled_dot_product_attention(*padded, visible[:, None, None], p)
+    return context.transpose(1, 2).flatten(0, 1)[queries.slot]
 
 
 def project(linear: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """A linear layer, with its LoRA update where peft has put one: as peft's forward, without its casts to float32."""
-    if not hasattr(linear, "lora_A"):
+    """A linear layer, with its LoRA update where peft has put one: as peft's forward, but in the states' precision."""
+    if not isinstance(linear, LoraLinear):
         return linear(states)
-    down, up = linear.lora_A["default"].weight, linear.lora_B["default"].weight * linear.scaling["default"]
-    return linear.base_layer(states) + F.linear(F.linear(linear.lora_dropout["default"](states), down), up)
-
-
-def attend_within_chunks(query, key, value, query_lengths: list[int], lengths: list[int], dropout: nn.Dropout):
-    """Softmax attention in which every chunk sees itself only: tensors (n_tokens, heads, head_size), packed.
-
-    In bfloat16 and in the backward pass on a CPU, the textbook's steps are two to four times as fast as PyTorch's fused
-    kernel, because the attention weights of one chunk fit into the processor's cache.
-    """
-    fused = query.device.type != "cpu" or not (query.requires_grad or query.dtype == torch.bfloat16)
-    fused &= not (dropout.training and dropout.p > 0)
-    attended = []
-    for chunk in zip(query.split(query_lengths), key.split(lengths), value.split(lengths), strict=True):
-        q, k, v = (states.transpose(0, 1)[None] for states in chunk)
-        if fused:
-            context = F.scaled_dot_product_attention(q, k, v)
-        else:
-            weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
-            context = dropout(weights) @ v
-        attended.append(context[0].transpose(0, 1))
-    return torch.cat(attended)
+    down, up = (factors["default"].weight.to(states.dtype) for factors in (linear.lora_A, linear.lora_B))
+    inner = F.linear(linear.lora_dropout["default"](states), down)
+    return torch.addmm(linear.base_layer(states), inner, up.T, alpha=linear.scaling["default"])
 
 
 def packed_copy(network: nn.Module, *shared: object) -> nn.Module:
-    """A copy in evaluation mode for passes without gradients, whose linear layers pack their weights for the CPU once.
+    """A copy for prediction: in evaluation mode, transformers in it in `best_precision()` and with LoRA merged.
 
-    It shares the parameters and the `shared` objects; the network stays as it is, and threads can use it meanwhile. A
-    product is about a sixth faster than PyTorch's usual one, and a GELU after it takes no pass of its own over memory.
-    The operation has an internal name in PyTorch; where it is missing, and on other devices, all is computed as usual.
+    It shares the parameters that stay as they are and the `shared` objects; the network does not change, and threads
+    can use it meanwhile. On a CPU a linear layer packs its weights once, which in bfloat16 makes its product several
+    times as fast, and computes the GELU after it. The operation has an internal name in PyTorch; where it is missing,
+    all is computed as usual.
     """
     kept = {id(item): item for item in (*network.parameters(), *network.buffers(), *shared)}
-    network = copy.deepcopy(network, kept).eval()
-    if hasattr(torch.ops.mkldnn, "_linear_pointwise") and all(p.device.type == "cpu" for p in network.parameters()):
-        for module in network.modules():
-            has_gelu = type(getattr(module, "intermediate_act_fn", None)) is GELUActivation
-            linear, activation = (module.dense, "gelu") if has_gelu else (module, "none")
-            if type(linear) is nn.Linear:
-                module.forward = _pack(linear, activation)
+    network, dtype = copy.deepcopy(network, kept).eval(), PRECISIONS[best_precision()]
+    for transformer in [module for module in network.modules() if isinstance(module, PreTrainedModel)]:
+        for name, module in [*transformer.named_modules()]:
+            if isinstance(module, LoraLinear):
+                module.base_layer.weight = nn.Parameter(module.base_layer.weight + module.get_delta_weight("default"))
+                transformer.set_submodule(name, module.base_layer)
+        for module in transformer.modules():
+            for name, values in [*module.named_parameters(recurse=False)]:
+                setattr(module, name, nn.Parameter(values.detach().to(dtype), requires_grad=False))
+            if hasattr(torch.ops.mkldnn, "_linear_pointwise") and transformer.device.type == "cpu":
+                has_gelu = type(getattr(module, "intermediate_act_fn", None)) is GELUActivation
+                linear, activation = (module.dense, "gelu") if has_gelu else (module, "none")
+                if type(linear) is nn.Linear:
+                    module.forward = _pack(linear, activation)
     return network
 
 

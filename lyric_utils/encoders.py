@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from lyric_utils._checks import Name, check_tensors, checked
 from lyric_utils._files import MAX_BYTES, LyricsError, describe, open_file, read_file
-from lyric_utils._packed import attend_within_chunks, project
+from lyric_utils._packed import Packing, attend_within_chunks, best_device, project, to_device
 from lyric_utils.chunking import chunk_lyrics
 
 MINILM = "minilm"
@@ -101,13 +101,8 @@ def check_encoder(tokenizer, network: nn.Module, report: dict) -> None:
     tokens, positions = (getattr(network.embeddings, f"{kind}_embeddings") for kind in ("word", "position"))
     if (largest := max(tokenizer.get_vocab().values())) >= tokens.num_embeddings:
         raise ValueError(f"its tokenizer gives {largest}, beyond the {tokens.num_embeddings} tokens of its parameters")
-    first = 0 if positions.padding_idx is None else positions.padding_idx + 1
-    tokenizer.model_max_length = min(tokenizer.model_max_length, positions.num_embeddings - first)
-
-
-def best_device() -> str:
-    """The device that torch finds: "cuda", "mps" or "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    room = positions.num_embeddings - first_position(network)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, room)
 
 
 @contextmanager
@@ -160,53 +155,55 @@ def hash_encoder(encoder: Encoder) -> str:
     return hashlib.sha256(json.dumps([hash_parameters(encoder), settings, words, tokens]).encode()).hexdigest()
 
 
-def embed_tokens(network: nn.Module, input_ids: Sequence[np.ndarray]) -> torch.Tensor:
+def embed_tokens(network: nn.Module, input_ids: Sequence[np.ndarray]) -> tuple[torch.Tensor, Packing]:
     """Token, position and segment embeddings of the chunks, packed: shape (n_tokens, hidden)."""
-    chunks = [torch.as_tensor(np.asarray(ids, dtype=np.int64), device=network.device) for ids in input_ids]
-    padding = network.config.pad_token_id or 0
-    padded = nn.utils.rnn.pad_sequence(chunks, batch_first=True, padding_value=padding)
-    lengths = torch.tensor([len(ids) for ids in chunks], device=network.device)
-    real = torch.arange(padded.shape[1], device=network.device) < lengths[:, None]
-    return network.embeddings(input_ids=padded)[real]
+    packing = Packing([len(ids) for ids in input_ids], network.device)
+    tokens = to_device(np.concatenate(input_ids).astype(np.int64), network.device)[None]
+    positions = first_position(network) + packing.position[None]
+    ids = {"input_ids": tokens, "position_ids": positions, "token_type_ids": torch.zeros_like(tokens)}
+    return network.embeddings(**ids)[0], packing
 
 
-def run_layer(layer: nn.Module, hidden: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+def first_position(network: nn.Module) -> int:
+    """The number of a chunk's first position: 0, but in RoBERTa behind that of the padding."""
+    padding = network.embeddings.position_embeddings.padding_idx
+    return 0 if padding is None else padding + 1
+
+
+def run_layer(layer: nn.Module, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
     """One transformer layer on packed tokens: (n_tokens, hidden) -> (n_tokens, hidden)."""
-    return _run_layer(layer, hidden, hidden, lengths, lengths)
+    return _run_layer(layer, hidden, hidden, packing, packing)
 
 
-def run_layer_for_first_token(layer: nn.Module, hidden: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+def run_layer_for_first_token(layer: nn.Module, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
     """One transformer layer, its output computed for [CLS] alone: (n_tokens, hidden) -> (n_chunks, hidden).
 
     Keys and values are needed of every token; query, attention and feed-forward of one token per chunk.
     """
-    sizes = torch.tensor(lengths, device=hidden.device)
-    first = sizes.cumsum(0) - sizes
-    return _run_layer(layer, hidden[first], hidden, [1] * len(lengths), lengths)
+    one_each = Packing([1] * len(packing.lengths), hidden.device)
+    return _run_layer(layer, hidden[packing.first], hidden, one_each, packing)
 
 
-def _run_layer(layer, queried, hidden, query_lengths, lengths) -> torch.Tensor:
+def _run_layer(layer, queried, hidden, queries: Packing, keys: Packing) -> torch.Tensor:
     attention = layer.attention.self
     heads = attention.num_attention_heads
     query, key, value = (
         project(linear, states).unflatten(-1, (heads, -1))
         for linear, states in ((attention.query, queried), (attention.key, hidden), (attention.value, hidden))
     )
-    context = attend_within_chunks(query, key, value, query_lengths, lengths, attention.dropout).flatten(-2)
+    context = attend_within_chunks(query, key, value, queries, keys, attention.dropout).flatten(-2)
     attended = layer.attention.output(context, queried)
     return layer.output(layer.intermediate(attended), attended)
 
 
-def pool_tokens(hidden: torch.Tensor, lengths: list[int], pooling: str, token_weights=None) -> torch.Tensor:
-    """One vector per chunk from packed tokens: (n_tokens, hidden) -> (n_chunks, hidden).
+def pool_tokens(hidden: torch.Tensor, packing: Packing, pooling: str, token_weights=None) -> torch.Tensor:
+    """One vector per chunk from packed tokens, in float32: (n_tokens, hidden) -> (n_chunks, hidden).
 
     The first token ("cls"), the mean ("mean"), or the mean weighted by `distinct_token_weights`, (n_tokens,).
     """
-    chunks = hidden.split(lengths)
-    if pooling == "distinct":
-        parts = zip(chunks, token_weights.split(lengths), strict=True)
-        return torch.stack([(chunk * share[:, None]).sum(0) / share.sum() for chunk, share in parts])
-    return torch.stack([chunk[0] if pooling == "cls" else chunk.mean(0) for chunk in chunks])
+    if pooling == "cls":
+        return hidden[packing.first].float()
+    return packing.mean(hidden, token_weights if pooling == "distinct" else None)
 
 
 def distinct_token_weights(input_ids: np.ndarray) -> np.ndarray:

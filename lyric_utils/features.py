@@ -2,12 +2,14 @@
 
 A frozen layer gives the same output for the same chunk in every epoch, so it need not run again. One pass over the
 songs yields what the adapted layers read (the hidden state of every token) and what the baseline reads (pooled vectors
-of every chunk). Only real tokens are kept, in half precision, in a memory-mapped file.
+of every chunk). Only real tokens are kept, in half precision, in a memory-mapped file, and while a GPU trains on them
+in its memory, where they fit.
 """
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,13 +24,14 @@ from pydantic import Field, InstanceOf
 from lyric_utils import encoders
 from lyric_utils._checks import Whole, checked
 from lyric_utils._files import LyricsError, describe, open_file, read_file, replacing
-from lyric_utils._packed import packed_copy
+from lyric_utils._packed import Packing, best_precision, packed_copy, to_device
 from lyric_utils._progress import progress
 from lyric_utils.chunking import Chunks, average_by_song, batch_by_tokens
 from lyric_utils.encoders import Encoder, hash_encoder
 from lyric_utils.sources import cache_folder
 
 CACHE_FORMAT = 5  # raised when the content of an entry changes
+NO_MEMORY = "the GPU has too little memory for {} tokens at once. Close other programs on it, or hide it from torch."
 PATIENCE = 8  # seconds without progress after which another process that fills an entry is given up
 
 
@@ -46,12 +49,23 @@ class CachedFeatures:
     def _starts(self) -> np.ndarray:
         return self.lengths.cumsum() - self.lengths if self.starts is None else self.starts
 
-    def read(self, indices: np.ndarray) -> torch.Tensor:
-        """The rows of some items, packed: float32 tensor of shape (sum of their lengths, hidden)."""
+    def read(self, indices: np.ndarray, device: torch.device | str = "cpu") -> tuple[torch.Tensor, Packing]:
+        """The rows of some items, packed: (sum of their lengths, hidden), as they are kept, in half precision."""
+        packing = Packing(self.lengths[indices], device)
+        if self._in_gpu_memory is not None:
+            starts = to_device(self._starts[indices], device)
+            return self._in_gpu_memory[starts[packing.chunk] + packing.position], packing
         parts = [self.rows[self._starts[item] : self._starts[item] + self.lengths[item]] for item in indices]
-        return torch.from_numpy(np.concatenate(parts)).float()
+        return to_device(np.concatenate(parts), device), packing
 
-    def read_token_weights(self, indices: np.ndarray) -> torch.Tensor | None:
+    @cached_property
+    def _in_gpu_memory(self) -> torch.Tensor | None:
+        """All rows, where there is a GPU with twice their size of free memory."""
+        if not torch.cuda.is_available() or 2 * self.rows.nbytes > torch.cuda.mem_get_info()[0]:
+            return None
+        return torch.cat([torch.from_numpy(np.array(part)).cuda() for part in np.array_split(self.rows, 100)])
+
+    def read_token_weights(self, indices: np.ndarray) -> np.ndarray | None:
         """The weights of these rows in "distinct" pooling, packed; None where the rows are no tokens."""
         return None if self.input_ids is None else _token_weights(self.input_ids, indices)
 
@@ -74,14 +88,14 @@ class OnTheFlyFeatures:
     input_ids = property(lambda self: self.chunks.input_ids)
 
     @torch.no_grad()
-    def read(self, indices: np.ndarray) -> torch.Tensor:
-        chunks = [self.chunks.input_ids[item] for item in indices]
-        hidden = encoders.embed_tokens(self.encoder.network, chunks)
-        for layer in self.encoder.layers[: self.frozen_layers]:
-            hidden = encoders.run_layer(layer, hidden, [len(ids) for ids in chunks])
-        return hidden
+    def read(self, indices: np.ndarray, device: torch.device | str | None = None) -> tuple[torch.Tensor, Packing]:
+        network = self.encoder.network
+        hidden, packing = encoders.embed_tokens(network, [self.chunks.input_ids[item] for item in indices])
+        for layer in network.encoder.layer[: self.frozen_layers]:
+            hidden = encoders.run_layer(layer, hidden, packing)
+        return hidden, packing
 
-    def read_token_weights(self, indices: np.ndarray) -> torch.Tensor:
+    def read_token_weights(self, indices: np.ndarray) -> np.ndarray:
         return _token_weights(self.chunks.input_ids, indices)
 
     def subset(self, indices: np.ndarray, song_index: np.ndarray) -> "OnTheFlyFeatures":
@@ -122,15 +136,15 @@ def extract_features(
 ) -> EncoderFeatures:
     """Run the frozen encoder once over all chunks, or read the result of an earlier run from the cache.
 
-    An entry of the cache (see `cache_folder`) is found by `hash_encoder`, the number of frozen layers and a hash of
-    every token, so it can never serve other data; an incomplete one is made anew. Where the disk has too little room,
-    or another process holds the entry and makes no progress, the hidden states are computed on the fly. Raises
-    `LyricsError` if the encoder has fewer layers, or the cache cannot be written.
+    An entry of the cache (see `cache_folder`) is found by `hash_encoder`, the number of frozen layers, the precision
+    and a hash of every token, so it can never serve other data; an incomplete one is made anew. Where the disk has too
+    little room, or another process holds the entry and makes no progress, the hidden states are computed on the fly.
+    Raises `LyricsError` if the encoder has fewer layers, or the cache cannot be written.
     """
     frozen_layers, tokens = len(encoder.layers) - adapted_layers, int(chunks.lengths.sum())
     if frozen_layers < 0:
         raise LyricsError(f"adapted_layers={adapted_layers}: the encoder has {len(encoder.layers)} layers.")
-    key = hashlib.sha256(f"{CACHE_FORMAT} {hash_encoder(encoder)} {frozen_layers}".encode())
+    key = hashlib.sha256(f"{CACHE_FORMAT} {hash_encoder(encoder)} {frozen_layers} {best_precision()}".encode())
     for array in (chunks.lengths, *chunks.input_ids):
         key.update(array.tobytes())
     folder = cache_folder() / key.hexdigest()[:24]
@@ -156,8 +170,8 @@ def extract_features(
     finally:
         lock.release()
     if entry is None:
-        on_the_fly = OnTheFlyFeatures(encoder, frozen_layers, chunks)
-        return EncoderFeatures(on_the_fly, encode_chunks(encoder, chunks, adapted_layers), chunks.song_index)
+        hidden_states = on_the_fly(encoder, frozen_layers, chunks)
+        return EncoderFeatures(hidden_states, encode_chunks(encoder, chunks, adapted_layers), chunks.song_index)
     states, vectors = entry
     cached = CachedFeatures(states, chunks.lengths, chunks.song_index, chunks.input_ids)
     return EncoderFeatures(cached, vectors, chunks.song_index)
@@ -206,48 +220,74 @@ def _has_room(folder: Path, needed: float) -> bool:
     return needed <= free
 
 
-@torch.inference_mode()
 def encode_chunks(
     encoder: Encoder, chunks: Chunks, adapted_layers: int = 1, states: BinaryIO | None = None
 ) -> np.ndarray:
     """`EncoderFeatures.vectors`; what enters the adapted layers is written to `states` in half precision, if given."""
-    encoder, vectors = replace(encoder, network=packed_copy(encoder.network)), []
-    lower = OnTheFlyFeatures(encoder, len(encoder.layers) - adapted_layers, chunks)
-    for indices in _batches(lower.lengths):
-        lengths, hidden = lower.lengths[indices].tolist(), lower.read(indices)
-        if states is not None:
-            states.write(hidden.half().cpu().numpy().tobytes())
-        outputs = [hidden]
-        for layer in encoder.layers[lower.frozen_layers :]:
-            outputs.append(encoders.run_layer(layer, outputs[-1], lengths))
-        weights = lower.read_token_weights(indices).to(hidden.device)
-        pooled = [encoders.pool_tokens(outputs[-1], lengths, "cls")]
+    lower, vectors = on_the_fly(encoder, len(encoder.layers) - adapted_layers, chunks), []
+
+    def encode(indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden, packing = lower.read(indices)
+        outputs, weights = [hidden], to_device(lower.read_token_weights(indices), hidden.device)
+        for layer in lower.encoder.layers[lower.frozen_layers :]:
+            outputs.append(encoders.run_layer(layer, outputs[-1], packing))
+        pooled = [encoders.pool_tokens(outputs[-1], packing, "cls")]
         for pooling in ("mean", "distinct"):
-            pooled += [encoders.pool_tokens(output, lengths, pooling, weights) for output in outputs[1:]]
-        vectors.append(torch.stack(pooled).cpu().numpy())
+            pooled += [encoders.pool_tokens(output, packing, pooling, weights) for output in outputs[1:]]
+        return hidden.half(), torch.stack(pooled)
+
+    def keep(hidden: torch.Tensor, pooled: torch.Tensor) -> None:
+        if states is not None:
+            states.write(hidden.cpu().numpy())
+        vectors.append(pooled.cpu().numpy())
+
+    with ThreadPoolExecutor(1) as writer:  # a GPU computes the next pass while one is written
+        written = writer.submit(int)
+        for _, computed in in_passes(encode, lower.lengths, "frozen encoder"):
+            written.result()
+            written = writer.submit(keep, *computed)
+        written.result()
     return np.concatenate(vectors, axis=1)
 
 
-@torch.inference_mode()
 def embed_chunks(encoder: Encoder, chunks: Chunks, pooling: str = "cls") -> np.ndarray:
     """One vector per chunk from the last layer, (n_chunks, hidden); of [CLS], that layer runs for it alone."""
     if pooling != "cls":
         return encode_chunks(encoder, chunks)[1 + (pooling == "distinct")]
-    encoder, vectors = replace(encoder, network=packed_copy(encoder.network)), []
-    lower = OnTheFlyFeatures(encoder, len(encoder.layers) - 1, chunks)
-    for indices in _batches(lower.lengths):
-        lengths = lower.lengths[indices].tolist()
-        vectors.append(encoders.run_layer_for_first_token(encoder.layers[-1], lower.read(indices), lengths))
-    return torch.cat(vectors).cpu().numpy()
+    lower = on_the_fly(encoder, len(encoder.layers) - 1, chunks)
+    top = lower.encoder.layers[-1]
+    passes = in_passes(
+        lambda items: encoders.run_layer_for_first_token(top, *lower.read(items)), lower.lengths, "frozen encoder"
+    )
+    return torch.cat([vectors for _, vectors in passes]).float().cpu().numpy()
 
 
-def _batches(lengths: np.ndarray) -> Iterator[np.ndarray]:
-    """The micro-batches, under a progress bar that counts tokens."""
-    with progress(total=int(lengths.sum()), desc="frozen encoder", unit="token", unit_scale=True, delay=1) as bar:
-        for indices in batch_by_tokens(lengths):
-            yield indices
-            bar.update(int(lengths[indices].sum()))
+def in_passes(run: Callable, lengths: np.ndarray, name: str, batches: Iterable | None = None) -> Iterator[tuple]:
+    """Items and what `run` makes of them, micro-batch by micro-batch, under a progress bar that counts their rows.
+
+    Where a GPU has too little memory for a pass, it is done in halves; raises `LyricsError` if one item is too much.
+    """
+    with progress(total=int(lengths.sum()), desc=name, unit="token", unit_scale=True, delay=1) as bar:
+        for indices in batch_by_tokens(lengths) if batches is None else batches:
+            parts = [indices]
+            while parts:
+                part = parts.pop()
+                try:
+                    with torch.inference_mode():
+                        result = run(part)
+                except torch.OutOfMemoryError as error:
+                    if len(part) == 1:
+                        raise LyricsError(NO_MEMORY.format(int(lengths[part].sum()))) from error
+                    parts += np.array_split(part, 2)[::-1]
+                else:
+                    yield part, result
+                    bar.update(int(lengths[part].sum()))
 
 
-def _token_weights(input_ids: Sequence[np.ndarray], indices: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate([encoders.distinct_token_weights(input_ids[item]) for item in indices]))
+def on_the_fly(encoder: Encoder, frozen_layers: int, chunks: Chunks) -> OnTheFlyFeatures:
+    """The hidden states of some chunks, by a copy of the encoder in the precision that is fast here."""
+    return OnTheFlyFeatures(replace(encoder, network=packed_copy(encoder.network)), frozen_layers, chunks)
+
+
+def _token_weights(input_ids: Sequence[np.ndarray], indices: np.ndarray) -> np.ndarray:
+    return np.concatenate([encoders.distinct_token_weights(input_ids[item]) for item in indices])

@@ -5,6 +5,8 @@ Each gives one score per item that it reads: a song's averaged [CLS] vector, or 
 
 import copy
 import warnings
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,11 +17,10 @@ from torch import nn
 
 from lyric_utils._checks import Seed, Whole, checked
 from lyric_utils._files import LyricsError
-from lyric_utils._packed import packed_copy, use_fast_dropout
-from lyric_utils._progress import progress
+from lyric_utils._packed import Packing, packed_copy, to_device, use_fast_dropout
 from lyric_utils.chunking import Chunks, average_by_song, batch_by_tokens, check_windows, chunk_lyrics
 from lyric_utils.encoders import Encoder, pool_tokens, run_layer, run_layer_for_first_token
-from lyric_utils.features import CachedFeatures, EncoderFeatures, Features, OnTheFlyFeatures, embed_chunks
+from lyric_utils.features import CachedFeatures, EncoderFeatures, Features, OnTheFlyFeatures, embed_chunks, in_passes
 from lyric_utils.profiles import Recipe
 from lyric_utils.songs import Lyrics, count_not_english
 
@@ -106,9 +107,9 @@ class BaselineMLP(SongRegressor):
     def inputs_from(self, features: EncoderFeatures) -> CachedFeatures:
         return _one_row_per_song(features.pooled(self.recipe.pooling))
 
-    def forward(self, rows: torch.Tensor, lengths: list[int], token_weights: None = None) -> torch.Tensor:
+    def forward(self, rows: torch.Tensor, packing: Packing, token_weights: None = None) -> torch.Tensor:
         """(n_songs, hidden) -> (n_songs,); every length is 1."""
-        return self.mlp(rows).squeeze(-1)
+        return self.mlp(rows.float()).squeeze(-1)
 
 
 def _one_row_per_song(vectors: np.ndarray) -> CachedFeatures:
@@ -149,28 +150,28 @@ class FineTunedRegressor(SongRegressor):
         return super().state_files()
 
     def inputs_from_chunks(self, chunks: Chunks) -> OnTheFlyFeatures:
-        return OnTheFlyFeatures(self.encoder, self.frozen_layers, chunks)
+        return OnTheFlyFeatures(replace(self.encoder, network=self.adapted), self.frozen_layers, chunks)
 
     def inputs_from(self, features: EncoderFeatures) -> Features:
         if features.adapted_layers != (needed := self.recipe.adapted_layers):  # some layers would run twice or never
             raise LyricsError(f"features for other layers: extract them (or prepare) with adapted_layers={needed}.")
         return features.hidden_states
 
-    def forward(self, rows: torch.Tensor, lengths: list[int], token_weights: torch.Tensor | None = None):
+    def forward(self, rows: torch.Tensor, packing: Packing, token_weights: torch.Tensor | None = None):
         """Scores of the chunks, (n_chunks,), from the hidden states of their tokens, (n_tokens, hidden)."""
-        if torch.is_autocast_enabled(rows.device.type):  # sums and norms of the layers then run in half precision too
-            rows = rows.to(torch.get_autocast_dtype(rows.device.type))
+        device, dtype = rows.device.type, self.adapted_layers[0].output.dense.weight.dtype
+        rows = rows.to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype)
         *lower, top = self.adapted_layers
         outputs = [rows]
         for layer in lower:
-            outputs.append(run_layer(layer, outputs[-1], lengths))
+            outputs.append(run_layer(layer, outputs[-1], packing))
         if self.pooler is None and self.recipe.pooling == "cls":
-            return self.head(run_layer_for_first_token(top, outputs[-1], lengths))
-        outputs.append(run_layer(top, outputs[-1], lengths))
+            return self.head(run_layer_for_first_token(top, outputs[-1], packing).float())
+        outputs.append(run_layer(top, outputs[-1], packing))
         if self.pooler is not None:
-            return self.head(self.pooler(outputs[1:], lengths, token_weights))
-        mean = sum(outputs[-self.recipe.pooled_layers :]) / self.recipe.pooled_layers
-        return self.head(pool_tokens(mean, lengths, self.recipe.pooling, token_weights))
+            return self.head(self.pooler(outputs[1:], packing, token_weights))
+        mean = sum(output.float() for output in outputs[-self.recipe.pooled_layers :]) / self.recipe.pooled_layers
+        return self.head(pool_tokens(mean, packing, self.recipe.pooling, token_weights))
 
 
 class LoraRegressor(FineTunedRegressor):
@@ -218,7 +219,7 @@ def build_model(encoder: InstanceOf[Encoder], recipe: Recipe, seed: Seed = 42, m
     """An untrained model; the same seed gives the same start, and the same training.
 
     pooler: a module, trained with the head, that replaces the recipe's pooling in a fine-tuned encoder: outputs of the
-    adapted layers, each (n_tokens, hidden), lengths of the chunks and token weights -> (n_chunks, hidden).
+    adapted layers, each (n_tokens, hidden), their `Packing` and token weights -> (n_chunks, hidden).
     Raises `LyricsError` if the recipe does not fit the encoder, or asks for a blend.
     """
     if recipe.model == "blend":
@@ -233,26 +234,25 @@ def build_model(encoder: InstanceOf[Encoder], recipe: Recipe, seed: Seed = 42, m
     return model
 
 
-def read_batch(inputs: Features, indices: np.ndarray, device) -> tuple[torch.Tensor, list[int], torch.Tensor | None]:
+def read_batch(model: SongRegressor, inputs: Features, indices: np.ndarray) -> tuple:
     """What a model's `forward` takes, of some items."""
-    weights = inputs.read_token_weights(indices)
-    weights = weights if weights is None else weights.to(device)
-    return inputs.read(indices).to(device), inputs.lengths[indices].tolist(), weights
+    device = model.output_layer.weight.device
+    rows, packing = inputs.read(indices, device)
+    weighted = model.recipe.pooling == "distinct" and inputs.input_ids is not None
+    return rows, packing, to_device(inputs.read_token_weights(indices), device) if weighted else None
 
 
-@torch.inference_mode()
 def score_songs(model: SongRegressor, inputs: Features | Chunks, accelerator: Accelerator | None = None) -> np.ndarray:
     """Score every song: mean over its items, in [0, 1], (n_songs,). The processes of an accelerator share the work."""
-    model = packed_copy(model, model.start, model.encoder.tokenizer)
+    model = packed_copy(model, model.encoder, model.start)
     inputs = model.inputs_from_chunks(inputs) if isinstance(inputs, Chunks) else inputs
-    device, batches = model.encoder.network.device, list(batch_by_tokens(inputs.lengths))
+    scores = torch.zeros(len(inputs.lengths), device=model.output_layer.weight.device)
+    batches = list(batch_by_tokens(inputs.lengths))
     if accelerator:
         batches = batches[accelerator.process_index :: accelerator.num_processes]
-    scores = torch.zeros(len(inputs.lengths), device=device)
-    with progress(total=len(scores), desc="predict", unit="chunk", delay=1) as bar:
-        for indices in batches:
-            scores[indices] = model(*read_batch(inputs, indices, device)).float()
-            bar.update(len(indices))
+    read = partial(read_batch, model, inputs)
+    for items, found in in_passes(lambda items: model(*read(items)), inputs.lengths, "predict", batches):
+        scores[items[0] : items[-1] + 1] = found
     scores = accelerator.reduce(scores) if accelerator else scores
     if not scores.isfinite().all():
         raise LyricsError("the model's scores are not numbers: its parameters are too large. Copy it again or retrain.")

@@ -21,14 +21,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from pydantic import InstanceOf
+from torch import nn
 
 from lyric_utils._checks import PathLike, Real, check_tensors, checked, validate
 from lyric_utils._files import LyricsError, describe, exclusive, read_file, write_file
+from lyric_utils._packed import PRECISIONS, Packing, best_device, best_precision, to_device
 from lyric_utils._progress import progress
-from lyric_utils.chunking import average_by_song, batch_by_tokens
+from lyric_utils.chunking import TOKENS_PER_BATCH, batch_by_tokens
 from lyric_utils.distillation import TEACHERS, Teachers, initialise_head, soft_targets
-from lyric_utils.encoders import best_device, hash_encoder
-from lyric_utils.features import Features
+from lyric_utils.encoders import hash_encoder
+from lyric_utils.features import NO_MEMORY, Features
 from lyric_utils.models import SongRegressor, read_batch, score_songs
 from lyric_utils.profiles import Recipe
 from lyric_utils.songs import Split
@@ -55,19 +57,19 @@ def make_examples(model: SongRegressor, split: Split, features: dict, teachers: 
 @checked
 def fit(model: InstanceOf[SongRegressor], train_set: InstanceOf[Examples], validation_set: InstanceOf[Examples],
         resume_file: PathLike | None = None, initialise: Callable = initialise_head,
-        precision: Literal["float32", "bfloat16"] | None = None) -> list[dict]:  # fmt: skip
+        precision: Literal["float32", "bfloat16", "float16"] | None = None) -> list[dict]:  # fmt: skip
     """Train a model by its recipe, from its start, and leave it at its best validation epoch.
 
     Data order and dropout depend on the model's seed and the epoch alone. After every epoch the whole state is written
     to `resume_file`; a run that finds the file goes on from it and ends bitwise as if it had not been interrupted.
     initialise: how `init="kernel"` sets the head; called with the model, and the pooled vectors and targets of the
-    training songs. precision: None is bfloat16 (mixed) where the processor has it, else float32.
+    training songs. precision: None is `best_precision()`; in half precision only what trains stays in float32.
 
     Returns one dict per epoch: `epoch` (from 1), `train_loss`, `validation_mse` (of songs), `seconds`. Raises
     `LyricsError` if `resume_file` is damaged or belongs to another run, the loss is no longer a number, a step has
     fewer songs than there are processes, or vectors are missing that the start needs.
     """
-    accelerator, precision = start_accelerator(), precision or ("bfloat16" if has_fast_bfloat16() else "float32")
+    accelerator, precision = start_accelerator(), precision or best_precision()
     recipe, count, processes = model.recipe, len(train_set.valence), accelerator.num_processes
     steps = int(np.ceil(count / recipe.batch_songs))
     if count // steps < processes:
@@ -83,23 +85,26 @@ def fit(model: InstanceOf[SongRegressor], train_set: InstanceOf[Examples], valid
             if train_set.pooled is None:
                 raise LyricsError("init='kernel' needs the frozen encoder's vectors: use make_examples.")
             initialise(model, train_set.pooled, train_set.valence)
-        optimizer = torch.optim.AdamW(parameter_groups(model), weight_decay=recipe.weight_decay)
-        wrapped, optimizer = accelerator.prepare(model, optimizer)
+        trainer = make_trainer(accelerator, model, precision)
         if history:
             with _damaged(resume_file):
-                optimizer.load_state_dict(state["optimizer"])
+                trainer.optimizer.load_state_dict(state["optimizer"])
+                trainer.scaler.load_state_dict(state["scaler"])
         total, done = recipe.epochs * count, len(history) * count
         with progress(total=total, initial=done, desc=f"train {recipe.model}", unit="song") as bar:
             for epoch in range(len(history), recipe.epochs):
                 started, loss_sum = time.perf_counter(), 0.0
-                wrapped.train()
+                trainer.wrapped.train()
                 seeds = np.random.SeedSequence([model.seed, epoch, accelerator.process_index])
                 torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
                 order = np.random.default_rng([model.seed, epoch]).permutation(count)
-                for step, songs in enumerate(np.array_split(order, steps)):
-                    set_learning_rate(optimizer, recipe, (epoch * steps + step) / (recipe.epochs * steps))
-                    loss_sum += train_step(accelerator, wrapped, optimizer, train_set, songs, precision) * len(songs)
-                    bar.update(len(songs))
+                with frozen_weights_in(precision, model):
+                    for step, songs in enumerate(np.array_split(order, steps)):
+                        set_learning_rate(trainer.optimizer, recipe, (epoch * steps + step) / (recipe.epochs * steps))
+                        loss_sum += train_step(trainer, train_set, songs) * len(songs)
+                        bar.update(len(songs))
+                if not np.isfinite(loss_sum := float(loss_sum)):
+                    raise LyricsError("the training loss is no longer a number: lower the recipe's learning rates.")
                 scores = score_songs(model, validation_set.inputs, accelerator)
                 mse = float(np.mean((scores - validation_set.valence) ** 2))
                 history.append({"epoch": epoch + 1, "train_loss": sum(gather_object([loss_sum])) / count})
@@ -109,41 +114,77 @@ def fit(model: InstanceOf[SongRegressor], train_set: InstanceOf[Examples], valid
                 if mse == min(line["validation_mse"] for line in history):
                     state["best"] = {name: values.clone() for name, values in state["parameters"].items()}
                 if writes:
-                    write_state(state | {"optimizer": optimizer.state_dict()}, resume_file)
+                    now = {name: getattr(trainer, name).state_dict() for name in ("optimizer", "scaler")}
+                    write_state(state | now, resume_file)
     model.copy_parameters(state["best"])
     model.eval()
     return history
 
 
-def train_step(accelerator, model, optimizer, examples: Examples, songs: np.ndarray, precision: str) -> float:
-    """One optimizer step on the mean loss of some songs, in micro-batches; returns this process's part of the loss."""
-    recipe, inputs = accelerator.unwrap_model(model).recipe, examples.inputs
-    by_song = recipe.loss_on == "song"
+class Trainer(NamedTuple):
+    """What a training step works with."""
+
+    accelerator: Accelerator
+    model: SongRegressor
+    wrapped: nn.Module  # the model, among several processes within what averages their gradients
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler  # of the loss in float16, whose numbers end at 65,504
+    precision: str
+
+
+def make_trainer(accelerator: Accelerator, model: SongRegressor, precision: str) -> Trainer:
+    """A new optimizer for a model, and what belongs to it."""
+    device, wrapped = accelerator.device.type, accelerator.prepare(model)
+    options = {"weight_decay": model.recipe.weight_decay, "fused": device == "cuda" or None}
+    optimizer = torch.optim.AdamW(parameter_groups(model), **options)
+    scaler = torch.amp.GradScaler(device, enabled=precision == "float16")
+    return Trainer(accelerator, model, wrapped, optimizer, scaler, precision)
+
+
+def train_step(trainer: Trainer, examples: Examples, songs: np.ndarray) -> torch.Tensor:
+    """One optimizer step on the mean loss of some songs; returns this process's part of the loss, left on the device.
+
+    It is done in micro-batches, in smaller ones where a GPU has too little memory.
+    """
+    limit = TOKENS_PER_BATCH
+    while True:
+        try:
+            loss = _add_gradients(trainer, examples, songs, limit)
+            break
+        except torch.OutOfMemoryError as error:
+            if trainer.accelerator.num_processes > 1 or limit == 1:
+                raise LyricsError(NO_MEMORY.format("a song's")) from error
+            limit //= 2
+            trainer.optimizer.zero_grad()
+    trainer.scaler.step(trainer.optimizer)
+    trainer.scaler.update()
+    trainer.optimizer.zero_grad()
+    return loss
+
+
+def _add_gradients(trainer: Trainer, examples: Examples, songs: np.ndarray, limit: int) -> torch.Tensor:
+    accelerator, model, wrapped, _, scaler, precision = trainer
+    inputs, by_song, device = examples.inputs, model.recipe.loss_on == "song", accelerator.device
+    mixed = precision != "float32" and model.recipe.model == "full"  # LoRA needs none: see frozen_weights_in
     items = [np.arange(*ends) for ends in np.searchsorted(inputs.song_index, [songs, songs + 1]).T]
     counted = len(songs) if by_song else sum(map(len, items))
     tokens = np.array([inputs.lengths[item].sum() for item in items])
     mine = np.arange(len(songs))
     if accelerator.num_processes > 1:  # dealt out by length, so that all are done at about the same time
         mine = np.argsort(tokens, kind="stable")[accelerator.process_index :: accelerator.num_processes]
-    batches = list(batch_by_tokens(tokens[mine]))
-    loss_of_step = 0.0
+    batches, loss_of_step = list(batch_by_tokens(tokens[mine], limit)), torch.zeros((), device=device)
     for batch in batches:
         chosen = mine[batch]
-        indices = np.concatenate([items[song] for song in chosen])
-        song_index = torch.from_numpy(np.repeat(np.arange(len(chosen)), [len(items[song]) for song in chosen]))
-        valence = torch.from_numpy(examples.valence[songs[chosen]]).float().to(accelerator.device)
+        by_items = Packing([len(items[song]) for song in chosen], device)
+        valence = to_device(examples.valence[songs[chosen]].astype(np.float32), device)
         # However many micro-batches a process has, it meets the others in its last, where PyTorch averages gradients.
-        with accelerator.no_sync(model) if batch is not batches[-1] else nullcontext():
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                scores = model(*read_batch(inputs, indices, accelerator.device)).float()
-            errors = average_by_song(scores, song_index) - valence if by_song else scores - valence[song_index]
+        with accelerator.no_sync(wrapped) if batch is not batches[-1] else nullcontext():
+            with torch.autocast(device.type, PRECISIONS[precision], enabled=mixed):
+                scores = wrapped(*read_batch(model, inputs, np.concatenate([items[song] for song in chosen]))).float()
+            errors = by_items.mean(scores) - valence if by_song else scores - valence[by_items.chunk]
             loss = errors.square().sum() / counted
-            accelerator.backward(loss * accelerator.num_processes)
-        loss_of_step += loss.item()
-    if not np.isfinite(loss_of_step):
-        raise LyricsError("the training loss is no longer a number: lower the learning rates of the recipe.")
-    optimizer.step()
-    optimizer.zero_grad()
+            accelerator.backward(scaler.scale(loss * accelerator.num_processes))
+        loss_of_step += loss.detach()
     return loss_of_step
 
 
@@ -153,12 +194,18 @@ def start_accelerator() -> Accelerator:
     return Accelerator(cpu=best_device() == "cpu", kwargs_handlers=[patience])
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether the GPU, or else the CPU, has instructions for bfloat16, so that training in mixed precision pays."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # new in PyTorch 2.10; older ones train in float32
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+@contextmanager
+def frozen_weights_in(precision: str, model: SongRegressor) -> Iterator[None]:
+    """Meanwhile, the frozen weights of adapted layers have that precision, which their states then take, too."""
+    layers = getattr(model, "adapted_layers", [])
+    frozen = {weight: weight.data for layer in layers for weight in layer.parameters() if not weight.requires_grad}
+    try:
+        for weight in frozen:
+            weight.data = weight.data.to(PRECISIONS[precision])
+        yield
+    finally:
+        for weight, values in frozen.items():
+            weight.data = values
 
 
 def parameter_groups(model: SongRegressor) -> list[dict]:

@@ -7,6 +7,7 @@ SUBSET = os.environ.pop("LYRICS_DATA", None)  # a table of the public subset, fo
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "LYRICS_CACHE": tempfile.mkdtemp(prefix="lyrics_cache_"),  # for this session; removed at its end
+    "LYRICS_PRECISION": "float32",  # exact everywhere; tests of half precision say so
     "MPLBACKEND": "Agg",
 }
 for name in ("LYRICS_PROFILE", "LYRICS_EPOCHS", "LYRICS_RETRAIN"):

@@ -169,7 +169,6 @@ def test_the_earlier_head_initialisation_predicts_as_ridge_regression():
 
 def test_another_encoder_is_read_as_ours_is(encoder, monkeypatch):
     monkeypatch.setattr(larger_encoder, "load_network", lambda source: (encoder.tokenizer, encoder.network))
-    monkeypatch.setattr(larger_encoder, "has_fast_bfloat16", lambda: False)
     lyrics = ["la la la, a sunny day\n" * 150, "rain", "rain and sun and rain\nand nothing else"]
     chunks = lu.chunk_lyrics(lyrics, encoder.tokenizer)
     ours = lu.extract_features(encoder, chunks, adapted_layers=4)

@@ -105,8 +105,8 @@ def test_a_pooler_of_ones_own_is_not_saved(tiny_encoder, tmp_path):
     """It is no part of the recipe, so what is loaded would be another model."""
 
     class LastLayer(nn.Module):
-        def forward(self, outputs, lengths, token_weights):
-            return torch.stack([chunk.amax(0) for chunk in outputs[-1].split(lengths)])
+        def forward(self, outputs, packing, token_weights):
+            return torch.stack([chunk.amax(0) for chunk in outputs[-1].split(packing.lengths)])
 
     model = lu.build_model(tiny_encoder, LORA_TUNED, pooler=LastLayer())
     with pytest.raises(lu.LyricsError, match="LastLayer"):

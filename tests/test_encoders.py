@@ -12,7 +12,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 import lyric_utils as lu
-from lyric_utils._packed import FastDropout, attend_within_chunks, packed_copy
+from lyric_utils._packed import FastDropout, Packing, attend_padded, attend_within_chunks, packed_copy
 from lyric_utils.encoders import (
     as_encoder,
     distinct_token_weights,
@@ -24,6 +24,7 @@ from lyric_utils.encoders import (
 from lyric_utils.profiles import LORA_PAPER, LORA_TUNED
 
 LENGTHS = [37, 3, 120, 64, 5]
+PACKING = Packing(LENGTHS)
 
 
 def random_chunks(lengths=LENGTHS, vocabulary=30_000):
@@ -53,15 +54,15 @@ def test_packed_layers_equal_padded_transformers(request, family, first_token_on
     chunks = random_chunks(vocabulary=network.config.vocab_size)
     with torch.no_grad():
         expected = network(**padded(chunks, network.config.pad_token_id)).last_hidden_state
-        hidden = embed_tokens(network, chunks)
+        hidden, packing = embed_tokens(network, chunks)
         *lower, top = network.encoder.layer
         for layer in lower:
-            hidden = run_layer(layer, hidden, LENGTHS)
+            hidden = run_layer(layer, hidden, packing)
         if first_token_only:
-            first = run_layer_for_first_token(top, hidden, LENGTHS)
+            first = run_layer_for_first_token(top, hidden, packing)
             torch.testing.assert_close(first, expected[:, 0], atol=1e-5, rtol=0)
         else:
-            hidden = run_layer(top, hidden, LENGTHS)
+            hidden = run_layer(top, hidden, packing)
             for chunk, other in zip(hidden.split(LENGTHS), expected, strict=True):
                 torch.testing.assert_close(chunk, other[: len(chunk)], atol=1e-5, rtol=0)
 
@@ -92,10 +93,10 @@ def test_adapters_get_the_gradients_of_stock_peft(tiny_encoder, pooling):
     expected = model.head(vectors)
     expected.square().sum().backward()
 
-    rows = embed_tokens(tiny_encoder.network, chunks)
+    rows, packing = embed_tokens(tiny_encoder.network, chunks)
     for layer in tiny_encoder.layers[:2]:
-        rows = run_layer(layer, rows, LENGTHS)
-    scores = model(rows.detach(), LENGTHS)
+        rows = run_layer(layer, rows, packing)
+    scores = model(rows.detach(), packing)
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
     model.head.zero_grad()
     scores.square().sum().backward()
@@ -112,8 +113,8 @@ def test_attention_in_steps_equals_the_fused_kernel(dtype):
     torch.manual_seed(0)
     query, key, value = (torch.randn(sum(LENGTHS), 4, 32, dtype=dtype).requires_grad_() for _ in range(3))
     no_dropout = nn.Dropout(0.0)
-    attended = attend_within_chunks(query, key, value, LENGTHS, LENGTHS, no_dropout)
-    exact = attend_within_chunks(*(x.detach().float() for x in (query, key, value)), LENGTHS, LENGTHS, no_dropout)
+    attended = attend_within_chunks(query, key, value, PACKING, PACKING, no_dropout)
+    exact = attend_within_chunks(*(x.detach().float() for x in (query, key, value)), PACKING, PACKING, no_dropout)
     tolerance = 1e-5 if dtype == torch.float32 else 0.03
     torch.testing.assert_close(attended.float(), exact, atol=tolerance, rtol=0)
     chunk = slice(0, LENGTHS[0])
@@ -127,11 +128,11 @@ def test_dropped_attention_keeps_the_mean_and_is_none_in_evaluation():
     """Of values that are all one, attention gives one; with half of its weights dropped, one on the average."""
     torch.manual_seed(0)
     query, key, value = torch.randn(600, 4, 8), torch.randn(600, 4, 8), torch.ones(600, 4, 8)
-    dropout = FastDropout(0.5)
-    attended = attend_within_chunks(query, key, value, [600], [600], dropout)
+    dropout, packing = FastDropout(0.5), Packing([600])
+    attended = attend_within_chunks(query, key, value, packing, packing, dropout)
     assert attended.std() > 0.01
     assert attended.mean() == pytest.approx(1, abs=0.01)
-    torch.testing.assert_close(attend_within_chunks(query, key, value, [600], [600], dropout.eval()), value)
+    torch.testing.assert_close(attend_within_chunks(query, key, value, packing, packing, dropout.eval()), value)
 
 
 def test_dropout_keeps_the_mean_drops_its_share_and_obeys_the_seed():
@@ -164,7 +165,7 @@ def test_no_plain_dropout_is_left_in_the_adapted_layers(tiny_encoder):
 def test_pooling_stays_within_a_chunk(pooling):
     hidden = torch.arange(10.0)[:, None].expand(10, 3)
     expected = [0.0, 4.0] if pooling == "cls" else [1.5, 6.5]
-    assert pool_tokens(hidden, [4, 6], pooling)[:, 0].tolist() == expected
+    assert pool_tokens(hidden, Packing([4, 6]), pooling)[:, 0].tolist() == expected
 
 
 def test_a_model_of_another_family_is_refused():
@@ -182,7 +183,7 @@ def test_distinct_pooling_counts_every_token_once():
     hidden = torch.tensor([[1.0], [2.0], [3.0], [8.0], [5.0]])
     ids = [np.array([7, 7, 7, 9]), np.array([4])]
     weights = torch.from_numpy(np.concatenate([distinct_token_weights(chunk) for chunk in ids]))
-    torch.testing.assert_close(pool_tokens(hidden, [4, 1], "distinct", weights), torch.tensor([[5.0], [5.0]]))
+    torch.testing.assert_close(pool_tokens(hidden, Packing([4, 1]), "distinct", weights), torch.tensor([[5.0], [5.0]]))
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=200))
@@ -196,10 +197,10 @@ def test_a_packed_copy_gives_the_same_and_leaves_the_network_as_it_was(activatio
     torch.manual_seed(0)
     config = BertConfig(hidden_act=activation, initializer_range=0.5, **size)
     network = BertModel(config, add_pooling_layer=False).eval()
-    hidden, lengths = torch.randn(16, 32), [5, 2, 9]
+    hidden, packing = torch.randn(16, 32), Packing([5, 2, 9])
     with torch.inference_mode():
-        plain = run_layer(network.encoder.layer[0], hidden, lengths)
-        packed = run_layer(packed_copy(network).encoder.layer[0], hidden, lengths)
+        plain = run_layer(network.encoder.layer[0], hidden, packing)
+        packed = run_layer(packed_copy(network).encoder.layer[0], hidden, packing)
     torch.testing.assert_close(packed, plain, atol=1e-6, rtol=1e-5)
     assert not any("forward" in vars(module) for module in network.modules())
 
@@ -207,3 +208,18 @@ def test_a_packed_copy_gives_the_same_and_leaves_the_network_as_it_was(activatio
 def test_without_the_packed_product_nothing_changes(tiny_encoder, monkeypatch):
     monkeypatch.setattr(torch.ops, "mkldnn", object())
     assert not any("forward" in vars(module) for module in packed_copy(tiny_encoder.network).modules())
+
+
+@pytest.mark.parametrize("queries", [LENGTHS, [1] * len(LENGTHS)])
+def test_padded_attention_equals_attention_chunk_by_chunk(queries):
+    """What a GPU without a kernel for packed chunks runs, values and gradients."""
+    torch.manual_seed(0)
+    packing = Packing(queries), Packing(LENGTHS)
+    shapes = (sum(queries), 4, 32), (sum(LENGTHS), 4, 32), (sum(LENGTHS), 4, 32)
+    tensors = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    results = []
+    for attend in (lambda *given: attend_within_chunks(*given, nn.Dropout(0.0)), attend_padded):
+        attended = attend(*tensors, *packing)
+        results.append([attended, *torch.autograd.grad(attended.square().sum(), tensors)])
+    for ours, other in zip(*results, strict=True):
+        torch.testing.assert_close(ours, other, atol=1e-5, rtol=1e-5)

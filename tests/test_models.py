@@ -125,7 +125,7 @@ def test_long_song_scores_the_mean_of_its_chunks(tiny_encoder):
     assert len(chunks.input_ids) > 1
     inputs = lora.inputs_from_chunks(chunks)
     with torch.no_grad():
-        batches = [read_batch(inputs, np.array([item]), "cpu") for item in range(len(chunks.input_ids))]
+        batches = [read_batch(lora, inputs, np.array([item])) for item in range(len(chunks.input_ids))]
         scores = [lora(*batch).item() for batch in batches]
     assert lora.predict([SONGS[1]])[0] == pytest.approx(np.clip(np.mean(scores), 0, 1), abs=1e-5)
 
@@ -171,8 +171,8 @@ class AttentionPooler(nn.Module):
         super().__init__()
         self.weigh = nn.Linear(hidden_size, 1)
 
-    def forward(self, outputs, lengths, token_weights):
-        chunks = outputs[-1].split(lengths)
+    def forward(self, outputs, packing, token_weights):
+        chunks = outputs[-1].split(packing.lengths)
         return torch.stack([(self.weigh(chunk).softmax(0) * chunk).sum(0) for chunk in chunks])
 
 

@@ -188,9 +188,9 @@ class LearnedMean(nn.Module):
         super().__init__()
         self.shares = nn.Parameter(torch.tensor(shares))
 
-    def forward(self, outputs, lengths, token_weights):
+    def forward(self, outputs, packing, token_weights):
         mixed = sum(share * output for share, output in zip(self.shares, outputs, strict=True))
-        return torch.stack([chunk.mean(0) for chunk in mixed.split(lengths)])
+        return torch.stack([chunk.mean(0) for chunk in mixed.split(packing.lengths)])
 
 
 def test_a_pooler_starts_as_given_and_trains_at_the_rate_of_the_head(tiny_encoder):
@@ -221,7 +221,7 @@ def test_float32_is_what_a_processor_without_bfloat16_trains_in(tiny_encoder, mo
     model = lu.build_model(tiny_encoder, quick(LORA_TUNED))
     asked = train(model, precision="float32")
     mixed = train(model, precision="bfloat16")
-    monkeypatch.setattr(training, "has_fast_bfloat16", lambda: False)
+    monkeypatch.setenv("LYRICS_PRECISION", "float32")
     assert train(model) == asked != mixed
     np.testing.assert_allclose(*[[epoch["train_loss"] for epoch in history] for history in (asked, mixed)], rtol=0.1)
     with pytest.raises(lu.LyricsError, match="precision='half'"):

@@ -109,8 +109,8 @@ class AttentionPooling(nn.Module):
         super().__init__()
         self.layers, self.score = recipe.pooled_layers, nn.Parameter(torch.zeros(encoder.hidden_size))
 
-    def forward(self, outputs, lengths, token_weights):
-        chunks = (sum(outputs[-self.layers :]) / self.layers).split(lengths)
+    def forward(self, outputs, packing, token_weights):
+        chunks = (sum(outputs[-self.layers :]) / self.layers).split(packing.lengths)
         return torch.stack([(chunk @ self.score.to(chunk.dtype)).softmax(0) @ chunk for chunk in chunks])
 
 
@@ -121,9 +121,9 @@ class LearnedMix(nn.Module):
         super().__init__()
         self.pooling, self.mix = recipe.pooling, nn.Parameter(torch.zeros(recipe.adapted_layers))
 
-    def forward(self, outputs, lengths, token_weights):
+    def forward(self, outputs, packing, token_weights):
         mixed = sum(weight * output for weight, output in zip(self.mix.softmax(0), outputs, strict=True))
-        return pool_tokens(mixed, lengths, self.pooling, token_weights)
+        return pool_tokens(mixed, packing, self.pooling, token_weights)
 
 
 EARLIER = {"initialise": initialise_as_ridge, "teachers": (word_tfidf_ridge, lambda *_: embedding_ridge())}

@@ -19,11 +19,11 @@ from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.quality.comparison import READERS
 from benchmarks.quality.methods import METHODS, load_folds, load_problem, read_predictions, write_predictions
+from lyric_utils._packed import Packing, best_precision
 from lyric_utils._progress import progress
 from lyric_utils.chunking import average_by_song, chunk_lyrics
 from lyric_utils.encoders import distinct_token_weights, pool_tokens, quiet_transformers
 from lyric_utils.sources import cache_folder
-from lyric_utils.training import has_fast_bfloat16
 
 MODEL, REVISION = "sentence-transformers/all-mpnet-base-v2", "e8c3b32edf5434bc2275fc9bab85f82640a19130"
 SONGS_AT_ONCE, DEPTHS = 50, (4, 8, 12)
@@ -43,10 +43,10 @@ def embed(lyrics: list[str], source: str) -> np.ndarray:
     tokenizer, network = load_network(source)
     chunks, vectors = chunk_lyrics(lyrics, tokenizer), []
     for ids in chunks.input_ids:
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=best_precision() == "bfloat16"):
             outputs = network(torch.from_numpy(ids.astype(np.int64))[None], output_hidden_states=True).hidden_states[1:]
         weights = torch.from_numpy(distinct_token_weights(ids))
-        pooled = [pool_tokens(output[0].float(), [len(ids)], "distinct", weights) for output in outputs]
+        pooled = [pool_tokens(output[0], Packing([len(ids)]), "distinct", weights) for output in outputs]
         vectors.append(torch.cat(pooled).numpy())
     by_song = average_by_song(np.stack(vectors).reshape(len(vectors), -1), chunks.song_index)
     return by_song.reshape(len(lyrics), len(outputs), -1)

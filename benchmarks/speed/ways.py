@@ -15,8 +15,9 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from lyric_utils import training
+from lyric_utils._packed import best_device, best_precision
 from lyric_utils.chunking import Chunks
-from lyric_utils.encoders import Encoder, as_encoder, best_device
+from lyric_utils.encoders import Encoder, as_encoder
 from lyric_utils.features import CachedFeatures
 from lyric_utils.models import LoraRegressor, RegressionHead
 from lyric_utils.profiles import LORA_TUNED, Recipe
@@ -137,12 +138,15 @@ def plain_step(
 def our_step(model: LoraRegressor, examples: training.Examples) -> Callable[..., float]:
     """A function that takes the step of `lyric_utils.training.fit` on all songs of `examples` and returns the loss."""
     accelerator = training.start_accelerator()
-    optimizer = torch.optim.AdamW(training.parameter_groups(model), weight_decay=model.recipe.weight_decay)
-    training.set_learning_rate(optimizer, model.recipe, 0.5)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
     songs = np.arange(len(examples.valence))
-    best = "bfloat16" if training.has_fast_bfloat16() else "float32"
-    return lambda precision=best: training.train_step(accelerator, wrapped, optimizer, examples, songs, precision)
+
+    def step(precision: str = best_precision()) -> float:
+        trainer = training.make_trainer(accelerator, model, precision)
+        training.set_learning_rate(trainer.optimizer, model.recipe, 0.5)
+        with training.frozen_weights_in(precision, model):
+            return float(training.train_step(trainer, examples, songs))
+
+    return step
 
 
 def random_states(chunks: Chunks, hidden_size: int) -> CachedFeatures:
