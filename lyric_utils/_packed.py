@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
@@ -65,8 +66,6 @@ class Packing:
         self.ends, self.chunk = numbers[: count + 1], numbers[count + 1 :]  # (n_chunks + 1,), (n_tokens,)
         self.first = self.ends[:-1]  # first token of each chunk, (n_chunks,)
 
-    ends_as_int = cached_property(lambda self: self.ends.int())
-
     @cached_property
     def position(self) -> torch.Tensor:
         """Place of each token in its chunk, (n_tokens,)."""
@@ -94,10 +93,9 @@ def attend_within_chunks(query, key, value, queries: Packing, keys: Packing, dro
     if query.device.type == "cpu":
         chunks = zip(query.split(queries.lengths), key.split(keys.lengths), value.split(keys.lengths), strict=True)
         return torch.cat([_attend_in_one(*chunk, dropout, p) for chunk in chunks])
-    if query.dtype != torch.float32 and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
-        # what torch.nn.attention.varlen.varlen_attn calls, whose own Python takes a third of a training step on an H100
-        where = queries.ends_as_int, keys.ends_as_int, max(queries.lengths), max(keys.lengths)
-        return torch.ops.aten._flash_attention_forward(query, key, value, *where, p, False, False)[0]
+    if p == 0 and query.dtype != torch.float32 and _has_varlen():
+        ends = queries.ends.int(), keys.ends.int()
+        return varlen_attn(query, key, value, *ends, max(queries.lengths), max(keys.lengths))
     return attend_padded(query, key, value, queries, keys, p)
 
 
@@ -116,7 +114,7 @@ def _attend_in_one(query, key, value, dropout: nn.Dropout, p: float) -> torch.Te
 
 
 def attend_padded(query, key, value, queries: Packing, keys: Packing, p: float = 0.0) -> torch.Tensor:
-    """The same in one call on chunks padded to the longest, for GPUs without that kernel, and for float32."""
+    """The same in one call on chunks padded to the longest, for GPUs without `varlen_attn`, and what it does not do."""
 
     def pad(states: torch.Tensor, packing: Packing) -> torch.Tensor:
         padded = states.new_zeros(len(packing.lengths) * max(packing.lengths), *states.shape[1:])
@@ -126,6 +124,11 @@ def attend_padded(query, key, value, queries: Packing, keys: Packing, p: float =
     padded = pad(query, queries), pad(key, keys), pad(value, keys)
     context = F.scaled_dot_product_attention(*padded, visible[:, None, None], p)
     return context.transpose(1, 2).flatten(0, 1)[queries.slot]
+
+
+@cache
+def _has_varlen() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def project(linear: nn.Module, states: torch.Tensor) -> torch.Tensor:

@@ -19,10 +19,8 @@ from lyric_utils._files import LyricsError
 from lyric_utils._progress import progress
 from lyric_utils.tables import as_number, as_song_table
 
-ENGLISH = (
-    "the and you your my it that with what this for of is to i i'm don't be we are was have can know when all just"
-)
-ENGLISH = frozenset(f"{ENGLISH} like but they on".split())  # where they are a quarter of the words, a text is English
+ENGLISH = "the and you your my it that with what this for of is to i i'm don't be we are was have can know when all"
+ENGLISH = frozenset([*ENGLISH.split(), "just", "like", "but", "they", "on"])
 GUESTS = re.compile(r"[\s(\[](?:(?:feat|ft)\.|(?:feat|ft|featuring)\s).*", re.DOTALL)
 
 
@@ -134,9 +132,7 @@ def has_words(text: object) -> bool:
 def is_english(lyrics: str) -> bool:
     """Whether English is the most likely language, by py3langid (Lui & Baldwin 2012), offline and deterministic."""
     words = lyrics[:5_000].casefold().split()
-    if 4 * sum(map(ENGLISH.__contains__, words)) > len(
-        words
-    ):  # true of 81% of the subset's songs, and of English alone
+    if 4 * sum(map(ENGLISH.__contains__, words)) > len(words):  # holds for 81% of the subset's songs, all of them "en"
         return True
     return py3langid.classify(lyrics[:5_000])[0] == "en"  # as the far larger lingua says, for 99.8% of 6,424 songs
 
