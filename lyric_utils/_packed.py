@@ -144,9 +144,9 @@ def packed_copy(network: nn.Module, *shared: object) -> nn.Module:
     """A copy for prediction: in evaluation mode, transformers in it in `best_precision()` and with LoRA merged.
 
     It shares the parameters that stay as they are and the `shared` objects; the network does not change, and threads
-    can use it meanwhile. On a CPU a linear layer packs its weights once, which in bfloat16 makes its product several
-    times as fast, and computes the GELU after it. The operation has an internal name in PyTorch; where it is missing,
-    all is computed as usual.
+    can use it meanwhile. On a CPU, linear layers pack their weights once, which in bfloat16 makes a product several
+    times as fast, and do the GELU or the sum that follows in the same pass (a twentieth of the time each). The
+    operation has an internal name in PyTorch; where it is missing, all is computed as usual.
     """
     kept = {id(item): item for item in (*network.parameters(), *network.buffers(), *shared)}
     network, dtype = copy.deepcopy(network, kept).eval(), PRECISIONS[best_precision()]
@@ -158,17 +158,30 @@ def packed_copy(network: nn.Module, *shared: object) -> nn.Module:
         for module in transformer.modules():
             for name, values in [*module.named_parameters(recurse=False)]:
                 setattr(module, name, nn.Parameter(values.detach().to(dtype), requires_grad=False))
-            if hasattr(torch.ops.mkldnn, "_linear_pointwise") and transformer.device.type == "cpu":
-                has_gelu = type(getattr(module, "intermediate_act_fn", None)) is GELUActivation
-                linear, activation = (module.dense, "gelu") if has_gelu else (module, "none")
-                if type(linear) is nn.Linear:
-                    module.forward = _pack(linear, activation)
+        if transformer.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+            for layer in transformer.encoder.layer:
+                _pack_layer(layer)
     return network
 
 
+def _pack_layer(layer: nn.Module) -> None:
+    attention, inner = layer.attention.self, layer.intermediate
+    for linear in (attention.query, attention.key, attention.value):
+        linear.forward = _pack(linear, "none")
+    has_gelu = type(inner.intermediate_act_fn) is GELUActivation
+    (inner if has_gelu else inner.dense).forward = _pack(inner.dense, "gelu" if has_gelu else "none")
+    for output in (layer.attention.output, layer.output):
+        output.forward = _pack_sum(output.dense, output.LayerNorm)
+
+
 def _pack(linear: nn.Linear, activation: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    pack = cache(lambda: torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None))
-    return lambda states: torch.ops.mkldnn._linear_pointwise(states, pack(), linear.bias, activation, [], "none")
+    weight = cache(lambda: torch.ops.mkldnn._reorder_linear_weight(linear.weight, None))
+    return lambda states: torch.ops.mkldnn._linear_pointwise(states, weight(), linear.bias, activation, [], "none")
+
+
+def _pack_sum(linear: nn.Linear, norm: nn.LayerNorm) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    weight, product = cache(lambda: torch.ops.mkldnn._reorder_linear_weight(linear.weight, None)), torch.ops.mkldnn
+    return lambda states, other: norm(product._linear_pointwise.binary(states, other, weight(), linear.bias, "add"))
 
 
 class FastDropout(nn.Dropout):
