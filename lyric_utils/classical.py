@@ -77,8 +77,7 @@ def nystroem_ridge(n_songs: int, hidden_size: int) -> Pipeline:
     """Ridge regression with a Gaussian kernel on the frozen encoder's song vectors: `embedding_ridge` made nonlinear.
 
     Width and penalty are the best of twelve pairs on folds of the public subset. The kernel compares with at most 1,500
-    songs, drawn at random, so that time and memory do not grow with the square of the songs. Source: Williams & Seeger
-    2001, "Using the Nyström Method to Speed Up Kernel Machines".
+    songs drawn at random, so that time and memory grow with the songs, not their square (Williams & Seeger 2001).
     """
     kernel = Nystroem(gamma=1 / (4 * hidden_size), n_components=min(n_songs, 1_500), random_state=42)
     return make_pipeline(VarianceThreshold(1e-12), StandardScaler(), kernel, Ridge(alpha=1.0))
