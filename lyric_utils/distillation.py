@@ -1,12 +1,10 @@
 """What a fine-tuned encoder learns from simple models: softer targets, and a head that starts where they end."""
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline
 from torch import nn
@@ -54,27 +52,25 @@ def initialise_head(model: FineTunedRegressor, vectors: np.ndarray, valence: np.
     2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution"; Hinton et al. 2015; Zhang
     et al. 2018, "mixup: Beyond Empirical Risk Minimization".
     """
-    kernel = nystroem_ridge(*vectors.shape).fit(vectors, valence)
-    varying, scaler, nystroem, ridge = kernel.named_steps.values()
-    scaled, dual = scaler.transform(varying.transform(vectors)), nystroem.normalization_.T @ ridge.coef_
+    varying, scaler, nystroem, ridge = nystroem_ridge(*vectors.shape).fit(vectors, valence)
+    mean, scale = varying.inverse_transform([scaler.mean_, scaler.scale_])
+    scale[scale == 0] = np.inf  # dimensions that were left out get no weight
+    as_tensor = model.output_layer.weight.new_tensor
+    scaled, dual = as_tensor((vectors - mean) / scale), as_tensor(nystroem.normalization_.T @ ridge.coef_)
+    known = scaled[nystroem.component_indices_]
     model.start_at(valence.mean())
     optimizer = torch.optim.Adam(model.head.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1, end_factor=0, total_iters=INIT_STEPS)
-    as_tensor = partial(torch.as_tensor, dtype=torch.float32, device=model.output_layer.weight.device)
-    draw = np.random.default_rng(42)
+    hidden, draw = model.head.layers[0], np.random.default_rng(42)
     for _ in progress(range(INIT_STEPS), desc="initialise head", unit="step", delay=1):
         first, second = draw.integers(len(scaled), size=(2, BATCH))
-        angle = draw.beta(0.4, 0.4, size=(BATCH, 1)) * np.pi / 2  # mostly one song prevails; the variance is kept
-        mixtures = np.cos(angle) * scaled[first] + np.sin(angle) * scaled[second]
-        answers = rbf_kernel(mixtures, nystroem.components_, nystroem.gamma) @ dual + ridge.intercept_
-        predicted = model.head(as_tensor(varying.inverse_transform(mixtures)))
-        nn.functional.mse_loss(predicted, as_tensor(answers)).backward()
+        angle = as_tensor(draw.beta(0.4, 0.4, size=(BATCH, 1)) * np.pi / 2)  # mostly one prevails; the variance is kept
+        mixtures = angle.cos() * scaled[first] + angle.sin() * scaled[second]
+        answers = torch.exp(-nystroem.gamma * torch.cdist(mixtures, known) ** 2) @ dual + ridge.intercept_
+        nn.functional.mse_loss(model.head(mixtures), answers).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    mean, scale = varying.inverse_transform([scaler.mean_, scaler.scale_])
-    scale[scale == 0] = np.inf  # dimensions that were left out get no weight
-    hidden = model.head.layers[0]
     with torch.no_grad():  # from scaled vectors, which it learned on, to vectors as they come
         hidden.weight /= as_tensor(scale)
         hidden.bias -= hidden.weight @ as_tensor(mean)
