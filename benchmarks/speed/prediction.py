@@ -1,24 +1,25 @@
-"""Songs per second and peak memory of embedding and prediction: ours, sentence-transformers, a transformers pipeline.
+"""Songs per second and peak memory of embedding and prediction: ours, sentence-transformers and other engines.
 
-Same MiniLM weights, same texts of real length, each cut to one chunk of 512 tokens so that the work is equal, all in
-float32. A mean reads all tokens of the top layer; for [CLS], which the baseline reads, ours computes no other. The
-share of the limit is that of `training_step`: work on real tokens, over what a large product reaches. Options:
---rounds, --songs. Needs `pip install sentence-transformers`.
+Same MiniLM weights, same texts of real length, each cut to one chunk of 512 tokens so that the work is equal. A mean
+reads all tokens of the top layer; for [CLS], which the baseline reads, ours computes no other. `distance` is the
+largest one between a text's vector, of length 1, and that of sentence-transformers in float32. The share of the limit
+is that of `training_step`: work on real tokens, over what a large product reaches. Options: --rounds, --songs.
+Needs `pip install sentence-transformers openvino onnxruntime onnx onnxscript`.
 """
 
 import json
 import tempfile
 
 import numpy as np
-import torch
 from sklearn.preprocessing import normalize
 
 import lyric_utils as lu
 from benchmarks import common
-from benchmarks.speed.embedders import BASELINE, CLS, MEAN, PIPELINE, PIPELINE_32, SENTENCE_TRANSFORMERS, WAYS, make_way
+from benchmarks.speed.embedders import BASELINE, CLS, OURS, PLAIN, THEIRS, VECTORS, make_way
 from benchmarks.speed.ways import forward_flops
+from lyric_utils._packed import PRECISIONS, best_precision
 
-PRODUCT, MOST_TOKENS = "float32 product", 500  # of a text: with room to spare, one chunk of 512
+PRODUCT, MOST_TOKENS = "product", 500  # of a text: with room to spare, one chunk of 512
 
 
 def main() -> None:
@@ -32,24 +33,20 @@ def main() -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(texts, file)
         file.flush()
-        common.measure_memory(results, "benchmarks.speed.embedders", WAYS, file.name)
-    ways = {name: make_way(name, texts) for name in WAYS}
+        common.measure_memory(results, "benchmarks.speed.embedders", [*THEIRS, *OURS], file.name)
+    ways = {name: make_way(name, texts) for name in (*THEIRS, *OURS)}
     given = {name: way() for name, way in ways.items()}  # warms them up, too
-    for name in (SENTENCE_TRANSFORMERS, PIPELINE):  # the one in batches pads, and its mean reads the padding
-        np.testing.assert_allclose(normalize(given[name]), normalize(given[MEAN]), atol=1e-4, err_msg=name)
-    ways[PRODUCT] = common.matrix_product(torch.float32)
+    vectors = {name: normalize(given[name].astype(float)) for name in VECTORS}
+    ways[PRODUCT] = common.matrix_product(PRECISIONS[best_precision()])
     ways[PRODUCT]()
     common.interleave(results, ways, options.rounds)
     limit, rows = common.product_rate(results.median(PRODUCT)), []
-    for name in WAYS:
+    for name in (*THEIRS, *OURS):
         seconds = results.median(name)
-        row = {"way": name, "songs_per_second": round(len(texts) / seconds, 2)}
-        row["to_sentence_transformers"] = results.ratio(name, SENTENCE_TRANSFORMERS)
-        row |= {
-            "to_pipeline": results.ratio(name, PIPELINE),
-            "to_pipeline_in_batches": results.ratio(name, PIPELINE_32),
-        }
-        row["share_of_float32_limit"] = round(work(name, lengths, encoder) / seconds / limit, 3)
+        row = {"way": name, "songs_per_second": round(len(texts) / seconds, 2)} | results.ratio(name, PLAIN)
+        row["share_of_limit"] = round(work(name, lengths, encoder) / seconds / limit, 3)
+        distance = np.linalg.norm(vectors[name] - vectors[PLAIN], axis=1).max() if name in VECTORS else None
+        row["distance"] = None if distance is None else round(float(distance), 4)
         rows.append(row | {"peak_mib": round(results["peak_mib"][name])})
     results.finish(rows)
 
