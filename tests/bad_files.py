@@ -1196,7 +1196,7 @@ def _in_dtype(dtype: torch.dtype) -> Callable[[Path], None]:
 
 
 def _short_vocabulary(folder):
-    """The parameters of 100 tokens, while the tokenizer has 30,522."""
+    """The parameters of 100 tokens, while the tokenizer has 8,000."""
     _with("embeddings.word_embeddings.weight", lambda weight: weight[:100])(folder)
     _encoder_config(vocab_size=100)(folder)
 
@@ -1299,7 +1299,7 @@ BAD_ENCODERS: dict[str, Callable[[Path], None]] = {
     "a token of -1": _tokenizer(lambda content: content["model"]["vocab"].update(river=-1)),
     "an added token beyond the parameters": _tokenizer(
         lambda content: content["added_tokens"].append(
-            content["added_tokens"][0] | {"id": 30_522, "content": "river, n"}
+            content["added_tokens"][0] | {"id": 8_000, "content": "river, n"}
         )
     ),
     "no tokens": _tokenizer(lambda content: content["model"].update(vocab={})),

@@ -24,13 +24,13 @@ import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
-from transformers import BertConfig, BertModel  # noqa: E402
+from transformers import BertConfig, BertModel, BertTokenizer  # noqa: E402
 
 import lyric_utils as lu  # noqa: E402
 from lyric_utils.blend import BlendRegressor  # noqa: E402
 from lyric_utils.checkpoints import tabulate_predictions  # noqa: E402
 from lyric_utils.classical import char_tfidf_ridge  # noqa: E402
-from lyric_utils.encoders import Encoder, as_encoder  # noqa: E402
+from lyric_utils.encoders import Encoder, as_encoder, minilm_folder  # noqa: E402
 from lyric_utils.profiles import BASELINE, BLEND, FULL, LORA_PAPER, LORA_TUNED  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -59,11 +59,13 @@ def encoder():
 
 
 def make_tiny_encoder() -> Encoder:
-    """A BERT of 6 layers x 32 with random parameters, always the same, and MiniLM's tokenizer."""
+    """A BERT of 6 layers x 32 with random parameters, always the same, and the first 8,000 tokens of MiniLM."""
     torch.manual_seed(0)
-    config = BertConfig(hidden_size=32, num_hidden_layers=6, num_attention_heads=4, intermediate_size=64)
-    config.attention_probs_dropout_prob = 0.0
-    return as_encoder("tiny", lu.load_encoder("minilm").tokenizer, BertModel(config, add_pooling_layer=False))
+    tokens = (minilm_folder() / "vocab.txt").read_text(encoding="utf-8").split("\n")[:8_000]
+    tokenizer = BertTokenizer({token: number for number, token in enumerate(tokens)}, model_max_length=512)
+    size = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(tokens), attention_probs_dropout_prob=0.0, **size)
+    return as_encoder("tiny", tokenizer, BertModel(config, add_pooling_layer=False))
 
 
 @pytest.fixture(scope="session")

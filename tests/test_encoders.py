@@ -26,7 +26,7 @@ from lyric_utils.profiles import LORA_PAPER, LORA_TUNED
 LENGTHS = [37, 3, 120, 64, 5]
 
 
-def random_chunks(lengths=LENGTHS, vocabulary=30_000):
+def random_chunks(lengths=LENGTHS, vocabulary=8_000):
     rng = np.random.default_rng(0)
     return [rng.integers(5, vocabulary, length).astype(np.int32) for length in lengths]
 
