@@ -14,9 +14,13 @@ for name in ("LYRICS_PROFILE", "LYRICS_EPOCHS", "LYRICS_RETRAIN"):
 
 import resource  # noqa: E402
 import shutil  # noqa: E402
+import signal  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
+from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -52,6 +56,71 @@ def run_python(*arguments, **environment) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT / "tests", env=environment, capture_output=True, text=True, timeout=120)
 
 
+class Child:
+    """A copy of this process that runs something, and what it said; all that it needs is imported already."""
+
+    def __init__(self, function: Callable[[], object]):
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        if (pid := os.fork()) == 0:
+            torch.set_num_threads(1)  # those of the parent are not here
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for stream in (1, 2):
+                os.dup2(self.said.fileno(), stream)
+            sys.stdout, sys.stderr = (os.fdopen(stream, "w", 1) for stream in (1, 2))
+            os._exit(self.run(function))
+        self.pid, self.code = pid, None
+
+    @staticmethod
+    def run(function) -> int:
+        try:
+            function()
+        except SystemExit as stop:
+            print(stop.code, file=sys.stderr)
+            return stop.code if isinstance(stop.code, int) else 1
+        except BaseException as error:
+            print("Traceback", repr(error))
+            return 99
+        return 0
+
+    def wait(self, seconds: float = 60) -> int:
+        """Its exit code, below zero for a signal; it is killed after that time."""
+        started = time.perf_counter()
+        while self.code is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            if done:
+                self.code = os.waitstatus_to_exitcode(status)
+            elif time.perf_counter() - started > seconds:
+                self.stop()
+                raise TimeoutError
+            else:
+                time.sleep(0.001)
+        return self.code
+
+    def wait_until(self, event: Callable[[], bool]) -> None:
+        while not event() and self.code is None:
+            time.sleep(0.0005)
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if done else None
+
+    def stop(self) -> None:
+        if self.code is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+
+    def message(self) -> str:
+        self.said.seek(0)
+        return self.said.read()
+
+
+@contextmanager
+def child(function: Callable[[], object]):
+    started = Child(function)
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
 @pytest.fixture(scope="session")
 def encoder():
     """The offline encoder, MiniLM-L6."""
@@ -72,6 +141,15 @@ def make_tiny_encoder() -> Encoder:
 def tiny_encoder():
     """For tests in which the encoder need not know a language."""
     return make_tiny_encoder()
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tiny_encoder, tmp_path_factory):
+    """The same, saved: its path is its name."""
+    folder = tmp_path_factory.mktemp("tiny") / "encoder"
+    tiny_encoder.network.save_pretrained(folder)
+    tiny_encoder.tokenizer.save_pretrained(folder)
+    return folder
 
 
 def disturb(model):
@@ -140,9 +218,9 @@ def sample():
 
 
 @pytest.fixture(scope="session")
-def sample_data():
-    """The shipped songs, prepared as their profile says."""
-    return lu.prepare(lu.load_profile("sample"))
+def sample_data(encoder_folder):
+    """The shipped songs, prepared as their profile says, but for the encoder."""
+    return lu.prepare(replace(lu.load_profile("sample"), encoder=str(encoder_folder)))
 
 
 @pytest.fixture(scope="session")
