@@ -15,6 +15,7 @@ for name in ("LYRICS_PROFILE", "LYRICS_EPOCHS", "LYRICS_RETRAIN"):
 import resource  # noqa: E402
 import shutil  # noqa: E402
 import signal  # noqa: E402
+import socket  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
@@ -27,6 +28,7 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from accelerate.state import AcceleratorState, PartialState  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 from transformers import BertConfig, BertModel, BertTokenizer  # noqa: E402
 
@@ -119,6 +121,23 @@ def child(function: Callable[[], object]):
         yield started
     finally:
         started.stop()
+
+
+@contextmanager
+def two_processes(function: Callable[[], object]):
+    """Two copies of this process that run something together, as `torchrun` would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+
+    def run(rank: str):
+        os.environ |= where | {"RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}
+        for singleton in (AcceleratorState, PartialState):  # that this process has made for itself alone
+            singleton._reset_state()
+        function()
+
+    with child(lambda: run("0")) as first, child(lambda: run("1")) as second:
+        yield first, second
 
 
 @pytest.fixture(scope="session")

@@ -12,19 +12,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import child, two_processes
 
 import lyric_utils as lu
 from lyric_utils import predict
 from lyric_utils.checkpoints import PREDICTION_COLUMNS, shipped_folder
+from lyric_utils.profiles import BASELINE
 
 WORDS = ["river", "morning", "kitchen", "window", "garden", "letter", "summer", "station", "winter", "harbour"]
 COUNT = 50
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, encoder):
-    """An untrained baseline of MiniLM, saved."""
-    model = lu.build_model(encoder, lu.load_profile("sample").recipes["baseline"])
+def checkpoint(tmp_path_factory, encoder_folder):
+    """An untrained baseline, saved."""
+    model = lu.build_model(lu.load_encoder(str(encoder_folder)), BASELINE)
     folder = tmp_path_factory.mktemp("model") / "baseline"
     nothing = {"history": [], "metrics": {}, "predictions": pd.DataFrame(columns=[*PREDICTION_COLUMNS])}
     lu.save_model(model, folder, profile="sample", **nothing)
@@ -128,7 +130,7 @@ def stopped(table, checkpoint, out) -> Path:
 
 
 def test_memory_is_that_of_a_block(checkpoint, tmp_path, monkeypatch):
-    table, rows = tmp_path / "long.csv", 3_000
+    table, rows = tmp_path / "long.csv", 800
     with open(table, "w") as file:
         file.write("artist,title,lyrics\n")
         file.writelines(f"Ann,{n},{'words ' * 1_000}\n" for n in range(rows))
@@ -144,7 +146,7 @@ def test_memory_is_that_of_a_block(checkpoint, tmp_path, monkeypatch):
         return score_block(regressor, block)
 
     monkeypatch.setattr(predict, "_score_block", noting)
-    monkeypatch.setattr("lyric_utils.models.count_not_english", len)
+    monkeypatch.setattr("lyric_utils.songs.count_not_english", len)
     tracemalloc.start()
     predict.score_table(table, checkpoint, tmp_path / "scored.csv")
     peak = tracemalloc.get_traced_memory()[1]
@@ -201,45 +203,28 @@ def test_what_a_stopped_run_left_is_never_deleted(table, checkpoint, tmp_path, m
     assert (tmp_path / "other.csv.0123abcd.part").exists()
 
 
-SIGNALLED = """
-import os, sys
-from lyric_utils import predict
-predict.BLOCK = 8
-signal, score_block, blocks = int(sys.argv.pop()), predict._score_block, []
-def signalled(*arguments):
-    blocks.append(1)
-    if len(blocks) == 4:
-        os.kill(os.getpid(), signal)
-    return score_block(*arguments)
-predict._score_block = signalled
-predict.main()
-"""
-
-
 @pytest.mark.parametrize(("name", "status"), [("SIGKILL", -9), ("SIGINT", 130)])
-def test_stopped_run_goes_on_with_resume(name, status, table, checkpoint, tmp_path):
+def test_stopped_run_goes_on_with_resume(name, status, table, checkpoint, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole.csv", tmp_path / "scored.csv"
-    command = [
-        sys.executable,
-        "-c",
-        SIGNALLED,
-        table,
-        "--model",
-        checkpoint,
-        "--out",
-        out,
-        str(int(signal.Signals[name])),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    blocks, score_block = itertools.count(1), predict._score_block
+
+    def signalled(*arguments):
+        if next(blocks) == 4:
+            os.kill(os.getpid(), signal.Signals[name])
+        return score_block(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "_score_block", signalled)
+        patch.setattr(sys, "argv", ["predict", *map(str, (table, "--model", checkpoint, "--out", out))])
+        with child(predict.main) as stopped:
+            assert stopped.wait() == status, stopped.message()
+            said = stopped.message()
     [part] = tmp_path.glob("scored.csv.*.part")
-    assert done.returncode == status, done.stderr
     assert len(part.read_bytes().splitlines()) == 1 + 3 * 8
     assert not out.exists()
     if name == "SIGINT":
-        assert done.stderr.splitlines()[-1].startswith(
-            f"interrupted: {part} is kept, and the same command with --resume"
-        )
-        assert "Traceback" not in done.stderr
+        assert f"interrupted: {part} is kept, and the same command with --resume" in said
+        assert "Traceback" not in said
     predict.score_table(table, checkpoint, out, resume=True)
     predict.score_table(table, checkpoint, whole)
     assert out.read_bytes() == whole.read_bytes()
@@ -283,33 +268,23 @@ def test_help_is_quick():
     assert has_torch == "False"
 
 
-IN_TWO = """
-import sys
-from pathlib import Path
-from lyric_utils import predict
-predict.BLOCK = 8
-score_block = predict._score_block
-def noting(model, songs):
-    with open(sys.argv[4], "a") as file:
-        file.writelines(f"{row}\\n" for row in songs["row"])
-    return score_block(model, songs)
-predict._score_block = noting
-predict.score_table(*map(Path, sys.argv[1:4]))
-"""
-
-
-def test_two_processes_score_every_song_once_and_in_order(table, checkpoint, tmp_path):
-    script, notes = tmp_path / "in_two.py", tmp_path / "notes.txt"
-    script.write_text(IN_TWO)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    out, whole = tmp_path / "scored.csv", tmp_path / "whole.csv"
-    done = subprocess.run([*launch, table, checkpoint, out, notes], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+def test_two_processes_score_every_song_once_and_in_order(table, checkpoint, tmp_path, monkeypatch):
+    out, whole, notes = tmp_path / "scored.csv", tmp_path / "whole.csv", tmp_path / "notes.txt"
     predict.score_table(table, checkpoint, whole)
+    score_block = predict._score_block
+
+    def noting(model, songs):
+        with open(notes, "a") as file:
+            file.writelines(f"{row}\n" for row in songs["row"])
+        return score_block(model, songs)
+
+    monkeypatch.setattr(predict, "_score_block", noting)
+    with two_processes(lambda: predict.score_table(table, checkpoint, out)) as both:
+        assert [process.wait() for process in both] == [0, 0], [process.message() for process in both]
+        said = [process.message() for process in both]
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(notes.read_text().split()) == [str(row) for row in range(100, 100 + COUNT)]
-    assert done.stdout.count("42 songs scored") == 1
+    assert sorted(text.count("42 songs scored") for text in said) == [0, 1]
 
 
 WEIRD = [
