@@ -77,8 +77,10 @@ class Child:
         try:
             function()
         except SystemExit as stop:
+            if isinstance(stop.code, int):
+                return stop.code
             print(stop.code, file=sys.stderr)
-            return stop.code if isinstance(stop.code, int) else 1
+            return 1
         except BaseException as error:
             print("Traceback", repr(error))
             return 99
