@@ -208,6 +208,14 @@ def save_checkpoint(model, folder):
     return prediction
 
 
+@pytest.fixture(scope="session")
+def untrained(encoder_folder, tmp_path_factory):
+    """The checkpoint of an untrained model that finds its encoder in a folder."""
+    folder = tmp_path_factory.mktemp("untrained") / "baseline"
+    save_checkpoint(lu.build_model(lu.load_encoder(str(encoder_folder)), BASELINE), folder)
+    return folder
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """A cache folder of the test's own."""

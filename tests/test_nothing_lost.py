@@ -37,14 +37,6 @@ def states(folder: Path) -> dict:
     return kept | {name: (*kept[name], (folder / name).read_bytes()) for name in regular}
 
 
-@pytest.fixture(scope="module")
-def untrained(encoder_folder, tmp_path_factory):
-    """An untrained model that finds its encoder in a folder."""
-    folder = tmp_path_factory.mktemp("untrained") / "baseline"
-    save_checkpoint(lu.build_model(lu.load_encoder(str(encoder_folder)), BASELINE), folder)
-    return folder
-
-
 @pytest.fixture
 def checkpoint(untrained, tmp_path):
     return shutil.copytree(untrained, tmp_path / "model" / "baseline")
