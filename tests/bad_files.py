@@ -305,7 +305,7 @@ BAD_TABLES = {
     "text": BadTable(".txt", WORDS.encode()),
     "no suffix": BadTable("", csv(_good())),
     "csv: NUL bytes": BadTable(".csv", _lyrics("\0\0\0", WORDS.replace(",", "").replace(" ", "\0")), (3, 1)),
-    "csv: a 10 MB line": BadTable(".csv", csv(_good(), f"Ann,{'love me ' * 1_250_000},River,0.5"), (2, 2)),
+    "csv: a 2 MB line": BadTable(".csv", csv(_good(), f"Ann,{'love me ' * 250_000},River,0.5"), (2, 2)),
     "csv: a 10 MB word": BadTable(".csv", csv(_good(), f"Ann,{'a' * 10_000_000},River,0.5"), (2, 1)),
     "csv: quotes within quotes": BadTable(".csv", csv(_good(), 'Ann,say "what" and ""why"",River,0.5'), (2, 2)),
     "csv: a row with too few fields": BadTable(".csv", csv(_good(), "Ann", "Ann,,"), (3, 1)),
@@ -431,37 +431,36 @@ def _large(kind: str, content: Callable[[], bytes], rows: tuple[int, int] | None
     return BadTable(kind, lambda path: path.write_bytes(content()), rows)
 
 
-WIDE = dict.fromkeys((f"c{n}" for n in range(100_001)), 1)
+WIDE = dict.fromkeys((f"c{n}" for n in range(10_000)), 1)
 LONG = "la " * 3_333_334  # beyond the letters that a cell may have
 BOUNDLESS = {
-    **{f"{kind}: 100,001 columns": _large(kind, partial(in_kind, kind, ROW | WIDE)) for kind in KINDS},
+    **{f"{kind}: 10,000 columns": _large(kind, partial(in_kind, kind, ROW | WIDE)) for kind in KINDS},
     **{f"{kind}: a cell of 10 MB": _large(kind, partial(in_kind, kind, ROW | {"lyrics": LONG})) for kind in KINDS},
     **{f"{kind}: 3 GiB of zeros": BadTable(kind, _sparse) for kind in KINDS},
     "txt: 3 GiB of zeros": BadTable("", _texts(one=_sparse)),
     "txt: a song of 10 MB": BadTable("", _texts(one=LONG.encode())),
-    "csv: a cell of 20 MB in quotes": _large(".csv", lambda: csv(_good(), 'Ann,"' + "la\n" * 7_000_000 + '",x,0.5')),
+    "csv: a cell of 11 MB in quotes": _large(".csv", lambda: csv(_good(), 'Ann,"' + "la\n" * 3_600_000 + '",x,0.5')),
     "csv: a line of 30 MB": _large(".csv", lambda: csv(_good(), "Ann," + "la," * 10_000_000)),
     "csv: a header of 30 MB": _large(".csv", lambda: b"la," * 10_000_000),
-    "csv: 100 MB after a quote": _large(".csv", lambda: csv(_good(), 'Ann,"never closed', *[_good()] * 900_000)),
-    "json: a dict of 100,001 columns": _large(".json", lambda: json.dumps({name: [1] for name in WIDE}).encode()),
+    "csv: 20 MB after a quote": _large(".csv", lambda: csv(_good(), 'Ann,"never closed', *[_good()] * 180_000)),
+    "json: a dict of 10,000 columns": _large(".json", lambda: json.dumps({name: [1] for name in WIDE}).encode()),
     "json: 20,000,000 empty lists": _large(".json", lambda: b'[{"lyrics": [' + b"[]," * 20_000_000 + b"0]}]"),
     "json: 20,000,000 empty records": _large(".json", lambda: b"[" + b"{}," * 20_000_000 + b"{}]"),
-    "jsonl: new columns in every row": _large(".jsonl", lambda: b"".join(b'{"n%d": 1}\n' % n for n in range(100_001))),
+    "jsonl: new columns in every row": _large(".jsonl", lambda: b"".join(b'{"n%d": 1}\n' % n for n in range(10_000))),
     "pickle: a list that doubles 40 times": BadTable(".pkl", _doubling("list")),
     "pickle: a dict that doubles 40 times": BadTable(".pkl", _doubling("dict")),
     "pickle: one list as all columns": BadTable(
         ".pkl", song_pickle(columns=dict(zip(ROW, [[WORDS]] * 4, strict=True)))
     ),
     "pickle: 10 MB two hundred times": _large(".pkl", lambda: song_pickle(rows=200, lyrics=["la " * 3_000_000] * 200)),
-    "pickle: 20,000,000 empty lists": _large(".pkl", lambda: _cells(b"](" + b"]" * 20_000_000 + b"e")),
-    "xlsx: 300 MB unpacked": _large(".xlsx", lambda: _with_entry(SHEET, "xl/more.xml", " " * 300_000_000)),
-    "xlsx: 10,000,000 cells without a value": _large(".xlsx", lambda: _sheet_of("<c/>" * 10_000_000)),
-    "xlsx: 10,000,000 rows without a cell": _large(".xlsx", lambda: _sheet_of(GOOD_ROWS, "<row/>" * 10_000_000)),
-    "xlsx: 10,000,000 styles": _large(
-        ".xlsx", lambda: _with_entry(SHEET, "xl/styles.xml", _xml("styleSheet", "cellXfs", "<xf/>" * 10_000_000))
+    "xlsx: 70 MB unpacked": _large(".xlsx", lambda: _with_entry(SHEET, "xl/more.xml", " " * 70_000_000)),
+    "xlsx: 3,000,000 cells without a value": _large(".xlsx", lambda: _sheet_of("<c/>" * 3_000_000)),
+    "xlsx: 3,000,000 rows without a cell": _large(".xlsx", lambda: _sheet_of(GOOD_ROWS, "<row/>" * 3_000_000)),
+    "xlsx: 3,000,000 styles": _large(
+        ".xlsx", lambda: _with_entry(SHEET, "xl/styles.xml", _xml("styleSheet", "cellXfs", "<xf/>" * 3_000_000))
     ),
-    "xlsx: 10,000,000 properties": _large(
-        ".xlsx", lambda: _with_entry(SHEET, "xl/workbook.xml", _xml("workbook", "sheets", "<x/>" * 10_000_000))
+    "xlsx: 3,000,000 properties": _large(
+        ".xlsx", lambda: _with_entry(SHEET, "xl/workbook.xml", _xml("workbook", "sheets", "<x/>" * 3_000_000))
     ),
 }
 CHEAP = {  # what costs little in the file, and must cost little in time and memory
@@ -600,29 +599,16 @@ BAD_NAMES = {
 FRAME = pd.DataFrame({name: [value] for name, value in ROW.items()})
 WRONG_VALUES: dict[str, Callable[[], object]] = {
     "None": lambda: None,
-    "a generator": lambda: (word for word in ("one", "two")),
     "a text": lambda: "one\ntwo\x1b[31m",
     "a number as text": lambda: "0.5",
-    "bytes": lambda: b"words",
-    "7": lambda: 7,
     "-1": lambda: -1,
-    "0.5": lambda: 0.5,
     "10**30": lambda: 10**30,
     "NaN": lambda: float("nan"),
     "True": lambda: True,
-    "a list of texts": lambda: ["one", "two"],
     "a nested list": lambda: [["one", ["two"]], 3],
-    "a list of None": lambda: [None],
     "a dict": lambda: {"one": 1},
-    "a set": lambda: {1},
-    "a tuple": lambda: (1, 2),
     "a table": lambda: FRAME,
-    "a column": lambda: FRAME["lyrics"],
-    "an array": lambda: np.zeros((2, 2)),
-    "a tensor": lambda: torch.zeros(2, 2),
     "an object": object,
-    "a class": lambda: dict,
-    "a function": lambda: len,
 }
 BAD_FRAMES: dict[str, Callable[[], pd.DataFrame]] = {
     "no columns": pd.DataFrame,
@@ -881,39 +867,25 @@ NUMBERS = (
     "epochs", "batch_songs", "learning_rate", "head_learning_rate", "weight_decay", "warmup", "text_weight", "rescale",
 )  # fmt: skip
 CHOICES = ("model", "pooling", "loss_on", "init", "schedule")
-BEYOND = ("learning_rate", "head_learning_rate", "weight_decay", "rescale")  # that have no upper bound
 BAD_RECIPES = {
-    **{
-        f"{field} {how}": BadCheckpoint("lora", _set("config.json", "recipe", field, value), BOTH)
-        for field in NUMBERS
-        for how, value in NO_NUMBERS.items()
-        if not (how == "10**30" and field in BEYOND)
-    },
-    **{
-        f"{field} {how}": BadCheckpoint("lora", _set("config.json", "recipe", field, value), BOTH)
-        for field in CHOICES
-        for how, value in NO_TEXTS.items()
-    },
-    **{
-        f"target_modules {how}": BadCheckpoint(
-            "lora", _set("config.json", "recipe", "target_modules", value), refused_by
-        )
-        for how, value, refused_by in (
-            ("text", "query", BOTH),
-            ("null", None, BOTH),
-            ("numbers", [1, 2], BOTH),
-            ("a dict", {"query": 1}, BOTH),
-            ("empty", [], ("load_model",)),
-            ("unknown", ["nonsense"], ("load_model",)),
-        )
-    },
+    f"{field} {how}": BadCheckpoint("lora", _set("config.json", "recipe", field, value), BOTH)
+    for fields, values in (
+        (NUMBERS, {how: NO_NUMBERS[how] for how in ("NaN", "null", "text", "-1")}),
+        (CHOICES, {how: NO_TEXTS[how] for how in ("a number", "unknown")}),
+        (("target_modules",), {"text": "query", "null": None, "numbers": [1, 2]}),
+    )
+    for field in fields
+    for how, value in values.items()
+} | {
+    f"target_modules {how}": BadCheckpoint("lora", _set("config.json", "recipe", "target_modules", value))
+    for how, value in {"empty": [], "unknown": ["nonsense"]}.items()
 }
 FIELDS = {
-    "version": {"true": True, "text": "2", "0": 0, "-1": -1, "NaN": float("nan"), "null": None, "a list": [2]},
-    "seed": {how: value for how, value in NO_NUMBERS.items() if how != "10**30"} | {"2**32": 2**32, "0.5": 0.5},
-    "max_length": {how: value for how, value in NO_NUMBERS.items() if how not in ("-1", "10**30")} | {"0.5": 0.5},
-    "stride": {how: value for how, value in NO_NUMBERS.items() if how not in ("-1", "10**30")} | {"0.5": 0.5},
-    **{field: {how: NO_TEXTS[how] for how in ("a number", "null", "a list", "a dict", "true")} for field in (
+    "version": {"true": True, "0": 0, "NaN": float("nan"), "null": None},
+    "seed": {"NaN": float("nan"), "text": "1", "-1": -1, "2**32": 2**32, "0.5": 0.5},
+    "max_length": {"infinite": float("inf"), "text": "512", "null": None, "0.5": 0.5},
+    "stride": {"NaN": float("nan"), "a list": [1], "0.5": 0.5},
+    **{field: {how: NO_TEXTS[how] for how in ("a number", "null")} for field in (
         "encoder", "encoder_sha256", "profile"
     )},
     "sha256": {"text": "0" * 64, "null": None, "of numbers": {HEAD: 7}, "of null": {HEAD: None}},
@@ -939,15 +911,7 @@ BAD_WEIGHTS = {
             model, _weights(name, lambda w, dtype=dtype: w.to(dtype))
         )
         for model, name in (("baseline", "model.safetensors"), ("lora", HEAD), ("lora", ADAPTER))
-        for dtype in (
-            torch.int8,
-            torch.int64,
-            torch.bool,
-            torch.complex64,
-            torch.bfloat16,
-            torch.float16,
-            torch.float64,
-        )
+        for dtype in (torch.int64, torch.bool, torch.complex64, torch.float16)
     },
     **{
         f"{name}: {how}": BadCheckpoint(model, _tensors(name, change))
@@ -980,7 +944,6 @@ BAD_WORDS = {
             "empty": lambda values: values[:0],
             "a value less": lambda values: values[:-1],
             "a value more": lambda values: torch.cat([values, values[-1:]]),
-            "in float32": lambda values: values.float(),
             "in int64": lambda values: values.long(),
             "as a table": lambda values: values[None],
         }.items()
@@ -1196,7 +1159,7 @@ def _in_dtype(dtype: torch.dtype) -> Callable[[Path], None]:
 
 
 def _short_vocabulary(folder):
-    """The parameters of 100 tokens, while the tokenizer has 30,522."""
+    """The parameters of 100 tokens, while the tokenizer has 8,000."""
     _with("embeddings.word_embeddings.weight", lambda weight: weight[:100])(folder)
     _encoder_config(vocab_size=100)(folder)
 
@@ -1299,7 +1262,7 @@ BAD_ENCODERS: dict[str, Callable[[Path], None]] = {
     "a token of -1": _tokenizer(lambda content: content["model"]["vocab"].update(river=-1)),
     "an added token beyond the parameters": _tokenizer(
         lambda content: content["added_tokens"].append(
-            content["added_tokens"][0] | {"id": 30_522, "content": "river, n"}
+            content["added_tokens"][0] | {"id": 8_000, "content": "river, n"}
         )
     ),
     "no tokens": _tokenizer(lambda content: content["model"].update(vocab={})),

@@ -27,7 +27,7 @@ LENGTHS = [37, 3, 120, 64, 5]
 PACKING = Packing(LENGTHS)
 
 
-def random_chunks(lengths=LENGTHS, vocabulary=30_000):
+def random_chunks(lengths=LENGTHS, vocabulary=8_000):
     rng = np.random.default_rng(0)
     return [rng.integers(5, vocabulary, length).astype(np.int32) for length in lengths]
 

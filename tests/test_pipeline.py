@@ -2,22 +2,20 @@
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SONGS, run_python
+from conftest import SONGS, child, run_python
 
 import lyric_utils as lu
 from lyric_utils import checkpoints, train, training
 from lyric_utils.blend import BlendRegressor
 from lyric_utils.models import score_songs
 from lyric_utils.pipeline import resume_file_of, save_trained, train_model
-from lyric_utils.profiles import BASELINE, BLEND, LORA_TUNED, Profile
+from lyric_utils.profiles import BASELINE, BLEND, LORA_TUNED, PROFILES, Profile
 
 QUICK = {"epochs": 3, "init": "mean", "distillation_weight": 0.0}
 RECIPES = {
@@ -28,12 +26,9 @@ RECIPES = {
 
 
 @pytest.fixture(scope="module")
-def data(tiny_encoder, sample, tmp_path_factory):
-    """The 30 shortest songs of the sample and a small encoder, as a profile of its own."""
-    folder = tmp_path_factory.mktemp("encoder")
-    tiny_encoder.network.save_pretrained(folder)
-    tiny_encoder.tokenizer.save_pretrained(folder)
-    profile = Profile("tiny", "sample", None, str(folder), (0.6, 0.2, 0.2), "song", RECIPES)
+def data(encoder_folder, sample):
+    """The 30 shortest songs of the sample and the tiny encoder, as a profile of its own."""
+    profile = Profile("tiny", "sample", None, str(encoder_folder), (0.6, 0.2, 0.2), "song", RECIPES)
     short = sample.iloc[sample["lyrics"].str.len().argsort()[:30]].drop(columns="split").reset_index(drop=True)
     return lu.prepare(profile, lu.split_songs(short, fractions=profile.fractions, by="song"))
 
@@ -193,8 +188,9 @@ def test_interrupted_before_an_epoch_is_finished_nothing_is_kept(data, monkeypat
 
 
 @pytest.fixture
-def command(sample_data, monkeypatch, capsys):
+def command(encoder_folder, monkeypatch, capsys):
     """Runs `python -m lyric_utils.train` on the sample; returns exit code and what was printed."""
+    monkeypatch.setitem(PROFILES, "sample", replace(PROFILES["sample"], encoder=str(encoder_folder)))
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["train", "--profile", "sample", "--model", "baseline", *arguments])
@@ -252,43 +248,17 @@ def test_the_command_neither_deletes_nor_takes_up_a_stopped_training_unasked(com
     assert_same(lu.load_model("runs/sample/baseline", sample_data.encoder), whole.model)
 
 
-def test_ctrl_c_ends_the_command_with_one_sentence(sample_data, tmp_path):
-    """In a process of its own, as a shell starts it."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "LYRICS_EPOCHS": "1000000"}
-    command = [sys.executable, "-m", "lyric_utils.train", "--profile", "sample", "--model", "baseline"]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, cwd=tmp_path, **streams) as process:
-        state, started = resume_file_of(tmp_path / "runs" / "sample" / "baseline"), time.monotonic()
-        while not state.is_file() and process.poll() is None and time.monotonic() - started < 100:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert said.strip() == "interrupted: the same command with --resume goes on after the last finished epoch."
+def test_ctrl_c_ends_the_command_with_one_sentence(command, monkeypatch):
+    monkeypatch.setenv("LYRICS_EPOCHS", "1000000")
+    monkeypatch.setattr(sys, "argv", ["train", "--profile", "sample", "--model", "baseline"])
+    state = resume_file_of("runs/sample/baseline")
+    with child(train.main) as process:
+        process.wait_until(state.is_file)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait() == 130
+        *_, said = process.message().splitlines()
+    assert said == "interrupted: the same command with --resume goes on after the last finished epoch."
     assert state.is_file()
-
-
-# ---------------------------------------------------------------- songs of one's own
-
-
-def test_forty_songs_of_ones_own(sample, tmp_path, monkeypatch, capsys):
-    """A table with the columns of Kaggle's, in the profile of the shipped checkpoints: none of them is used."""
-    monkeypatch.setattr(checkpoints, "SHIPPED", ROOT / "trained_models")
-    before = contents(ROOT / "trained_models")
-    short = sample.iloc[sample["lyrics"].str.len().argsort()[:40]]
-    table = short.rename(columns={"lyrics": "seq", "title": "song", "valence": "label"})
-    table[["artist", "seq", "song", "label"]].to_csv(tmp_path / "mine.csv")
-    settings = {"LYRICS_PROFILE": "subset", "LYRICS_DATA": str(tmp_path / "mine.csv"), "LYRICS_EPOCHS": "1"}
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    data = lu.prepare(lu.load_profile())
-    assert sum(map(len, data.split)) == 40
-    for name in ("baseline", "lora"):
-        model, results = lu.train_or_load(data, name)
-        assert f"{name}: trained for 1 epoch in" in capsys.readouterr().out
-        assert results.predictions["title"].tolist() == data.split.test["title"].tolist()
-        assert np.isfinite(model.predict(data.split.test["lyrics"])).all()
-    assert contents(ROOT / "trained_models") == before
 
 
 # ---------------------------------------------------------------- quick to start

@@ -12,23 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import child, two_processes
 
 import lyric_utils as lu
 from lyric_utils import predict
-from lyric_utils.checkpoints import PREDICTION_COLUMNS, shipped_folder
+from lyric_utils.checkpoints import shipped_folder
 
 WORDS = ["river", "morning", "kitchen", "window", "garden", "letter", "summer", "station", "winter", "harbour"]
 COUNT = 50
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, encoder):
-    """An untrained baseline of MiniLM, saved."""
-    model = lu.build_model(encoder, lu.load_profile("sample").recipes["baseline"])
-    folder = tmp_path_factory.mktemp("model") / "baseline"
-    nothing = {"history": [], "metrics": {}, "predictions": pd.DataFrame(columns=[*PREDICTION_COLUMNS])}
-    lu.save_model(model, folder, profile="sample", **nothing)
-    return folder
 
 
 @pytest.fixture
@@ -47,13 +38,13 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(predict, "BLOCK", 8)
 
 
-def scored(table, checkpoint, out, **options):
-    predict.score_table(table, checkpoint, out, **options)
+def scored(table, untrained, out, **options):
+    predict.score_table(table, untrained, out, **options)
     return pd.read_csv(out, keep_default_na=False, na_values={"prediction": [""]}, dtype={"row": str})
 
 
-def test_streaming_equals_whole(table, checkpoint, tmp_path, capsys):
-    result = scored(table, checkpoint, tmp_path / "scored.csv")
+def test_streaming_equals_whole(table, untrained, tmp_path, capsys):
+    result = scored(table, untrained, tmp_path / "scored.csv")
     assert result.columns.tolist() == ["row", "artist", "title", "prediction"]
     assert result["row"].tolist() == [str(row) for row in range(100, 100 + COUNT)]
     assert result["title"].tolist() == [f'"{n}", live' for n in range(COUNT)]
@@ -61,13 +52,13 @@ def test_streaming_equals_whole(table, checkpoint, tmp_path, capsys):
     has_words = result["prediction"].notna()
     assert (~has_words).tolist() == [n % 7 == 0 for n in range(COUNT)]
     lyrics = lu.read_songs(table, ["lyrics"])["lyrics"][has_words]
-    expected = lu.load_model(checkpoint).predict(lyrics.tolist())
+    expected = lu.load_model(untrained).predict(lyrics.tolist())
     np.testing.assert_allclose(result["prediction"][has_words], expected, atol=2e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scored.csv", "songs.csv"]
 
 
 @pytest.mark.parametrize("kind", [".xlsx", ".pkl", ".jsonl"])
-def test_other_kinds_of_table_give_the_same(kind, table, checkpoint, tmp_path):
+def test_other_kinds_of_table_give_the_same(kind, table, untrained, tmp_path):
     read = lu.read_songs(table, ["lyrics"])
     other = tmp_path / f"songs{kind}"
     if kind == ".pkl":
@@ -76,19 +67,19 @@ def test_other_kinds_of_table_give_the_same(kind, table, checkpoint, tmp_path):
         read.to_excel(other, index=False)
     else:
         read.to_json(other, orient="records", lines=True)
-    predict.score_table(table, checkpoint, tmp_path / "a.csv")
-    predict.score_table(other, checkpoint, tmp_path / "b.csv")
+    predict.score_table(table, untrained, tmp_path / "a.csv")
+    predict.score_table(other, untrained, tmp_path / "b.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
-def test_lyrics_alone_and_a_folder_of_texts(checkpoint, tmp_path):
+def test_lyrics_alone_and_a_folder_of_texts(untrained, tmp_path):
     (tmp_path / "songs").mkdir()
     lyrics = [f"I sat by the {word}" for word in WORDS]
     for number, text in enumerate(lyrics):
         (tmp_path / "songs" / f"song {number}.txt").write_text(text)
     pd.DataFrame({"lyrics": lyrics}).to_csv(tmp_path / "songs.csv", index=False)
-    alone = scored(tmp_path / "songs.csv", checkpoint, tmp_path / "a.csv")
-    texts = scored(tmp_path / "songs", checkpoint, tmp_path / "b.csv")
+    alone = scored(tmp_path / "songs.csv", untrained, tmp_path / "a.csv")
+    texts = scored(tmp_path / "songs", untrained, tmp_path / "b.csv")
     assert texts["title"].tolist() == [f"song {number}" for number in range(10)]
     assert alone["prediction"].tolist() == texts["prediction"].tolist()
     assert set(alone["artist"]) == set(alone["title"]) == {""}
@@ -109,7 +100,7 @@ def use(model, monkeypatch):
     monkeypatch.setattr("lyric_utils.checkpoints.load_model", lambda folder: model)
 
 
-def stopped(table, checkpoint, out) -> Path:
+def stopped(table, untrained, out) -> Path:
     """What a run leaves that is stopped in its second block."""
 
     def score_one(model, block):
@@ -121,14 +112,14 @@ def stopped(table, checkpoint, out) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "_score_block", score_one)
         with pytest.raises(KeyboardInterrupt):
-            predict.score_table(table, checkpoint, out)
+            predict.score_table(table, untrained, out)
     [part] = out.parent.glob(f"{out.name}.????????.part")
     assert len(part.read_bytes().splitlines()) == 1 + 8
     return part
 
 
-def test_memory_is_that_of_a_block(checkpoint, tmp_path, monkeypatch):
-    table, rows = tmp_path / "long.csv", 3_000
+def test_memory_is_that_of_a_block(untrained, tmp_path, monkeypatch):
+    table, rows = tmp_path / "long.csv", 800
     with open(table, "w") as file:
         file.write("artist,title,lyrics\n")
         file.writelines(f"Ann,{n},{'words ' * 1_000}\n" for n in range(rows))
@@ -144,9 +135,9 @@ def test_memory_is_that_of_a_block(checkpoint, tmp_path, monkeypatch):
         return score_block(regressor, block)
 
     monkeypatch.setattr(predict, "_score_block", noting)
-    monkeypatch.setattr("lyric_utils.models.count_not_english", len)
+    monkeypatch.setattr("lyric_utils.songs.count_not_english", len)
     tracemalloc.start()
-    predict.score_table(table, checkpoint, tmp_path / "scored.csv")
+    predict.score_table(table, untrained, tmp_path / "scored.csv")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most_held == model.most == 8
@@ -156,101 +147,84 @@ def test_memory_is_that_of_a_block(checkpoint, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("torn", [0, 5, 28, 29, 30, 400, 560, 10**6])
-def test_resume_after_a_kill_gives_the_same_bytes(torn, table, checkpoint, tmp_path, monkeypatch):
+def test_resume_after_a_kill_gives_the_same_bytes(torn, table, untrained, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole.csv", tmp_path / "scored.csv"
     use(Constant(), monkeypatch)
-    predict.score_table(table, checkpoint, whole)
-    part = stopped(table, checkpoint, out)
+    predict.score_table(table, untrained, whole)
+    part = stopped(table, untrained, out)
     part.write_bytes(whole.read_bytes()[:torn])
-    predict.score_table(table, checkpoint, out, resume=True)
+    predict.score_table(table, untrained, out, resume=True)
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scored.csv", "songs.csv", "whole.csv"]
 
 
-def test_resume_scores_only_what_is_missing(table, checkpoint, tmp_path, monkeypatch, capsys):
+def test_resume_scores_only_what_is_missing(table, untrained, tmp_path, monkeypatch, capsys):
     out, model = tmp_path / "scored.csv", Constant()
     use(model, monkeypatch)
     given = []
     model.predict = lambda lyrics: given.extend(lyrics) or np.full(len(lyrics), 0.5)
-    predict.score_table(table, checkpoint, out)
+    predict.score_table(table, untrained, out)
     assert len(given) == 42
     lines = out.read_bytes().splitlines(keepends=True)
     out.unlink()
-    part = stopped(table, checkpoint, out)
+    part = stopped(table, untrained, out)
     part.write_bytes(b"".join(lines[: 1 + 43]))
     given.clear()
-    predict.score_table(table, checkpoint, out, resume=True)
+    predict.score_table(table, untrained, out, resume=True)
     assert len(given) == sum(n % 7 != 0 for n in range(40, COUNT))
     assert capsys.readouterr().out.count("42 songs scored, 8 rows") == 2
 
 
-def test_what_a_stopped_run_left_is_never_deleted(table, checkpoint, tmp_path, monkeypatch):
+def test_what_a_stopped_run_left_is_never_deleted(table, untrained, tmp_path, monkeypatch):
     use(Constant(), monkeypatch)
     out = tmp_path / "scored.csv"
-    left = stopped(table, checkpoint, out)
+    left = stopped(table, untrained, out)
     left.write_text("precious")
     with pytest.raises(lu.LyricsError, match=r"\.part: left by .* --resume to go on with it, or delete it"):
-        predict.score_table(table, checkpoint, out)
+        predict.score_table(table, untrained, out)
     assert left.read_text() == "precious"
     table.write_bytes(table.read_bytes().replace(b"harbour", b"harbor"))  # near the end
     for resume in (True, False):
         with pytest.raises(lu.LyricsError, match=r"\.part: left by .* other songs or another model: delete it"):
-            predict.score_table(table, checkpoint, out, resume=resume)
+            predict.score_table(table, untrained, out, resume=resume)
     left.rename(tmp_path / "other.csv.0123abcd.part")
-    predict.score_table(table, checkpoint, out)
+    predict.score_table(table, untrained, out)
     assert (tmp_path / "other.csv.0123abcd.part").exists()
 
 
-SIGNALLED = """
-import os, sys
-from lyric_utils import predict
-predict.BLOCK = 8
-signal, score_block, blocks = int(sys.argv.pop()), predict._score_block, []
-def signalled(*arguments):
-    blocks.append(1)
-    if len(blocks) == 4:
-        os.kill(os.getpid(), signal)
-    return score_block(*arguments)
-predict._score_block = signalled
-predict.main()
-"""
-
-
 @pytest.mark.parametrize(("name", "status"), [("SIGKILL", -9), ("SIGINT", 130)])
-def test_stopped_run_goes_on_with_resume(name, status, table, checkpoint, tmp_path):
+def test_stopped_run_goes_on_with_resume(name, status, table, untrained, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole.csv", tmp_path / "scored.csv"
-    command = [
-        sys.executable,
-        "-c",
-        SIGNALLED,
-        table,
-        "--model",
-        checkpoint,
-        "--out",
-        out,
-        str(int(signal.Signals[name])),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    blocks, score_block = itertools.count(1), predict._score_block
+
+    def signalled(*arguments):
+        if next(blocks) == 4:
+            os.kill(os.getpid(), signal.Signals[name])
+        return score_block(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "_score_block", signalled)
+        patch.setattr(sys, "argv", ["predict", *map(str, (table, "--model", untrained, "--out", out))])
+        with child(predict.main) as stopped:
+            assert stopped.wait() == status, stopped.message()
+            said = stopped.message()
     [part] = tmp_path.glob("scored.csv.*.part")
-    assert done.returncode == status, done.stderr
     assert len(part.read_bytes().splitlines()) == 1 + 3 * 8
     assert not out.exists()
     if name == "SIGINT":
-        assert done.stderr.splitlines()[-1].startswith(
-            f"interrupted: {part} is kept, and the same command with --resume"
-        )
-        assert "Traceback" not in done.stderr
-    predict.score_table(table, checkpoint, out, resume=True)
-    predict.score_table(table, checkpoint, whole)
+        assert f"interrupted: {part} is kept, and the same command with --resume" in said
+        assert "Traceback" not in said
+    predict.score_table(table, untrained, out, resume=True)
+    predict.score_table(table, untrained, whole)
     assert out.read_bytes() == whole.read_bytes()
 
 
-def test_interrupted_standard_input_leaves_nothing(table, checkpoint, tmp_path, monkeypatch, capsys):
+def test_interrupted_standard_input_leaves_nothing(table, untrained, tmp_path, monkeypatch, capsys):
     def interrupted(model, songs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(predict, "_score_block", interrupted)
-    command = ["predict", "-", "--model", str(checkpoint), "--out", str(tmp_path / "scored.csv")]
+    command = ["predict", "-", "--model", str(untrained), "--out", str(tmp_path / "scored.csv")]
     monkeypatch.setattr(sys, "argv", command)
     with open(table) as file:
         monkeypatch.setattr(sys, "stdin", file)
@@ -283,33 +257,23 @@ def test_help_is_quick():
     assert has_torch == "False"
 
 
-IN_TWO = """
-import sys
-from pathlib import Path
-from lyric_utils import predict
-predict.BLOCK = 8
-score_block = predict._score_block
-def noting(model, songs):
-    with open(sys.argv[4], "a") as file:
-        file.writelines(f"{row}\\n" for row in songs["row"])
-    return score_block(model, songs)
-predict._score_block = noting
-predict.score_table(*map(Path, sys.argv[1:4]))
-"""
+def test_two_processes_score_every_song_once_and_in_order(table, untrained, tmp_path, monkeypatch):
+    out, whole, notes = tmp_path / "scored.csv", tmp_path / "whole.csv", tmp_path / "notes.txt"
+    predict.score_table(table, untrained, whole)
+    score_block = predict._score_block
 
+    def noting(model, songs):
+        with open(notes, "a") as file:
+            file.writelines(f"{row}\n" for row in songs["row"])
+        return score_block(model, songs)
 
-def test_two_processes_score_every_song_once_and_in_order(table, checkpoint, tmp_path):
-    script, notes = tmp_path / "in_two.py", tmp_path / "notes.txt"
-    script.write_text(IN_TWO)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    out, whole = tmp_path / "scored.csv", tmp_path / "whole.csv"
-    done = subprocess.run([*launch, table, checkpoint, out, notes], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    predict.score_table(table, checkpoint, whole)
+    monkeypatch.setattr(predict, "_score_block", noting)
+    with two_processes(lambda: predict.score_table(table, untrained, out)) as both:
+        assert [process.wait() for process in both] == [0, 0], [process.message() for process in both]
+        said = [process.message() for process in both]
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(notes.read_text().split()) == [str(row) for row in range(100, 100 + COUNT)]
-    assert done.stdout.count("42 songs scored") == 1
+    assert sorted(text.count("42 songs scored") for text in said) == [0, 1]
 
 
 WEIRD = [
@@ -326,34 +290,34 @@ WEIRD = [
 ]
 
 
-def test_weird_rows_never_stop_it(checkpoint, tmp_path):
+def test_weird_rows_never_stop_it(untrained, tmp_path):
     table = tmp_path / "weird.csv"
     table.write_bytes(b"\xef\xbb\xbf,artist,song,seq\r\n" + b"\r\n".join(WEIRD) + b"\r\n")
-    result = scored(table, checkpoint, tmp_path / "scored.csv")
+    result = scored(table, untrained, tmp_path / "scored.csv")
     assert result["row"].tolist() == ["0", "1", "2", "6", "7", "8", "9", "10", "11"]
     assert result["row"][result["prediction"].notna()].tolist() == ["0", "2", "9", "10", "11"]
     assert result["prediction"].dropna().between(0, 1).all()
     assert result["artist"][6] == 'Ann and "Ben"'
 
 
-def test_songs_in_other_languages_are_scored_and_counted(checkpoint, tmp_path, capsys):
+def test_songs_in_other_languages_are_scored_and_counted(untrained, tmp_path, capsys):
     german = "Wir gehen heute Abend durch die Stadt und niemand weiß, wohin der Weg uns führen wird."
     pd.DataFrame({"lyrics": [german, "We walked along the river, and the morning was warm and wide", "12"]}).to_csv(
         tmp_path / "a.csv"
     )
-    result = scored(tmp_path / "a.csv", checkpoint, tmp_path / "scored.csv")
+    result = scored(tmp_path / "a.csv", untrained, tmp_path / "scored.csv")
     assert result["prediction"].notna().tolist() == [True, True, False]
     assert "warning: 1 of the songs scored now are not in English" in capsys.readouterr().err
 
 
-def test_names_are_text_in_a_spreadsheet_and_otherwise_as_they_were(checkpoint, tmp_path):
+def test_names_are_text_in_a_spreadsheet_and_otherwise_as_they_were(untrained, tmp_path):
     table = tmp_path / "songs.csv"
     names = ['a "quoted" name', "comma, semicolon;", "tab\there", "\u2028line\x0bends\x1c", "名前", "50-50", "'tis"]
     formulas = ["=1+1", "+1", "-1", "@SUM(1)", "\t=1+1"]
     pd.DataFrame({"title": names + formulas, "artist": names + formulas, "lyrics": "la la love"}).to_csv(
         table, index=False
     )
-    predict.score_table(table, checkpoint, tmp_path / "scored.csv")
+    predict.score_table(table, untrained, tmp_path / "scored.csv")
     with open(tmp_path / "scored.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     expected = [" ".join(name.split()) for name in names] + [f"'{name.strip()}" for name in formulas]
@@ -377,16 +341,16 @@ def test_names_are_text_in_a_spreadsheet_and_otherwise_as_they_were(checkpoint, 
         ("songs.txt", b"artist,title,lyrics\nAnn,A,la\n"),
     ],
 )
-def test_bad_files_are_refused_and_leave_nothing(name, content, checkpoint, tmp_path):
+def test_bad_files_are_refused_and_leave_nothing(name, content, untrained, tmp_path):
     table = tmp_path / name
     if content is not None:
         table.write_bytes(content)
     with pytest.raises(lu.LyricsError, match=name):
-        predict.score_table(table, checkpoint, tmp_path / "new" / "scored.csv")
+        predict.score_table(table, untrained, tmp_path / "new" / "scored.csv")
     assert not (tmp_path / "new").exists()
 
 
-def test_places_that_cannot_be_written(table, checkpoint, tmp_path):
+def test_places_that_cannot_be_written(table, untrained, tmp_path):
     (tmp_path / "link.csv").symlink_to(table)
     before = table.read_bytes()
     for out, message in {
@@ -398,15 +362,15 @@ def test_places_that_cannot_be_written(table, checkpoint, tmp_path):
     }.items():
         for options in ({}, {"overwrite": True}, {"resume": True}):
             with pytest.raises(lu.LyricsError, match=message):
-                predict.score_table(table, checkpoint, out, **options)
+                predict.score_table(table, untrained, out, **options)
     assert table.read_bytes() == before
 
 
-def test_command(table, checkpoint, tmp_path, monkeypatch, capsys):
+def test_command(table, untrained, tmp_path, monkeypatch, capsys):
     out = tmp_path / "scored.csv"
-    monkeypatch.setattr(sys, "argv", ["predict", str(table), "--model", str(checkpoint), "--out", str(out), "--resume"])
+    monkeypatch.setattr(sys, "argv", ["predict", str(table), "--model", str(untrained), "--out", str(out), "--resume"])
     predict.main()
     assert "42 songs scored" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["predict", str(tmp_path / "none.csv"), "--model", str(checkpoint)])
+    monkeypatch.setattr(sys, "argv", ["predict", str(tmp_path / "none.csv"), "--model", str(untrained)])
     with pytest.raises(SystemExit, match=r"error: .*none\.csv: no such file"):
         predict.main()

@@ -15,7 +15,7 @@ from lyric_utils.features import embed_chunks, encode_chunks
 from lyric_utils.models import SongRegressor
 from lyric_utils.profiles import LORA_TUNED
 
-THREADS, CALLS = 4, 5
+THREADS, CALLS = 4, 3
 BATCHES = [SONGS, SONGS[::-1], SONGS[:1], [*SONGS, *SONGS], ["Grey rain and the harbour"], SONGS[1:]]
 
 

@@ -1,11 +1,14 @@
 """What a user relies on in training: it learns, by the recipe, only what should, and survives being stopped."""
 
+import itertools
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import run_python, save_checkpoint
+from conftest import child, save_checkpoint
 from sklearn.dummy import DummyRegressor
 from torch import nn
 
@@ -256,30 +259,24 @@ def test_examples_soften_the_training_side_only(sample_data):
 # ---------------------------------------------------------------- stopped and resumed
 
 
-KILLED = """
-import os, signal, sys
-from conftest import make_tiny_encoder
-from test_training import *
-
-def score_or_die(*arguments, calls=[]):
-    calls.append(arguments)
-    return os.kill(os.getpid(), signal.SIGKILL) if len(calls) == 3 else score_songs(*arguments)
-
-training.score_songs = score_or_die
-train(lu.build_model(make_tiny_encoder(), KILLED_RECIPE), resume_file=sys.argv[1])
-"""
-KILLED_RECIPE = quick(LORA_TUNED, init="kernel", epochs=4)
-
-
-def test_killed_run_resumes_to_the_same_parameters(tiny_encoder, tmp_path):
+def test_killed_run_resumes_to_the_same_parameters(tiny_encoder, tmp_path, monkeypatch):
     """Killed in its third epoch, so that two are kept."""
-    file = tmp_path / "run.resume.pt"
-    killed = run_python("-c", KILLED, file)
-    assert killed.returncode == -9, killed.stderr
+    file, epochs, recipe = tmp_path / "run.resume.pt", itertools.count(1), quick(LORA_TUNED, init="kernel", epochs=4)
+    first, resumed, whole = (lu.build_model(tiny_encoder, recipe) for _ in range(3))
+
+    def start(model, vectors, valence):
+        model.start_at(0.2)
+
+    def score_or_die(*arguments):
+        return os.kill(os.getpid(), signal.SIGKILL) if next(epochs) == 3 else score_songs(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "score_songs", score_or_die)
+        with child(lambda: train(first, resume_file=file, initialise=start)) as killed:
+            assert killed.wait() == -9, killed.message()
     assert file.is_file()
-    resumed, whole = (lu.build_model(tiny_encoder, KILLED_RECIPE) for _ in range(2))
     history = train(resumed, resume_file=file, initialise=lambda *_: pytest.fail("started anew"))
-    assert history == train(whole)
+    assert history == train(whole, initialise=start)
     assert_same(resumed.trainable_parameters(), whole.trainable_parameters())
 
 
