@@ -14,7 +14,7 @@ from lyric_utils._progress import progress
 from lyric_utils.songs import Lyrics
 
 # Tokens of one micro-batch: bounds memory, fits a CPU's cache or fills a GPU.
-TOKENS_PER_BATCH = 16_384 if torch.cuda.is_available() else 2_048
+TOKENS_PER_BATCH = 16_384 if torch.cuda.is_available() else 4_096
 LETTERS_AT_ONCE = 2**20
 TOKENIZING = Lock()  # a fast tokenizer keeps the settings of the call that it works on
 

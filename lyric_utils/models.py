@@ -170,7 +170,7 @@ class FineTunedRegressor(SongRegressor):
         outputs.append(run_layer(top, outputs[-1], packing))
         if self.pooler is not None:
             return self.head(self.pooler(outputs[1:], packing, token_weights))
-        mean = sum(output.float() for output in outputs[-self.recipe.pooled_layers :]) / self.recipe.pooled_layers
+        mean = sum(outputs[-self.recipe.pooled_layers :]) / self.recipe.pooled_layers
         return self.head(pool_tokens(mean, packing, self.recipe.pooling, token_weights))
 
 
