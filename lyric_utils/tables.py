@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import infer_dtype
 
 from lyric_utils._checks import PathLike, checked
 from lyric_utils._files import MAX_BYTES, LyricsError, describe, open_file, read_file, write_file
@@ -278,6 +279,8 @@ def as_song_table(table: pd.DataFrame, needed: Sequence[str] = COLUMNS, start: i
     number = [*map(_row_number, table["row"], position)] if "row" in table.columns else position
     for name in {"artist", "title"}.difference(needed):
         table[name] = table[name].where(table[name].notna(), "") if name in table.columns else ""
+    if infer_dtype(table.get("valence", ())) == "floating":
+        table["valence"] = table["valence"].astype(float)
     extras = [name for name in table.columns if name and name not in ("row", *COLUMNS)]
     return table.assign(row=number)[["row", *(name for name in COLUMNS if name in table.columns), *extras]]
 
