@@ -20,6 +20,7 @@ from benchmarks.quality.methods import METHODS, Method, Problem
 from benchmarks.robustness import full_table
 from benchmarks.speed import same_quality
 from benchmarks.speed.ways import LORA_MEAN, Changes, PlainRegressor, adapted_flops, our_step, plain_step, random_bert
+from lyric_utils._packed import Packing
 from lyric_utils.classical import embedding_ridge
 from lyric_utils.models import score_songs
 from lyric_utils.profiles import LORA_PAPER, LORA_TUNED
@@ -70,7 +71,7 @@ def test_plain_way_and_ours_take_the_same_step(pair):
 def test_a_change_that_saves_time_does_not_change_the_loss(pair, change):
     plain, ours = pair
     inputs = ours.inputs_from_chunks(CHUNKS)
-    states = [inputs.read([item]) for item in range(len(VALENCE))]
+    states = [inputs.read([item])[0] for item in range(len(VALENCE))]
     start, losses = copy.deepcopy(plain.state_dict()), []
     for changes in (Changes(no_attention_dropout=True), Changes(no_attention_dropout=True, **{change: True})):
         plain.load_state_dict(start)
@@ -86,7 +87,7 @@ def test_the_count_of_work_is_what_pytorch_counts(recipe, adapted_layers):
     lengths = CHUNKS.lengths.tolist()
     rows = torch.randn(sum(lengths), SIZE.hidden_size)
     with FlopCounterMode(display=False) as counter:
-        model(rows, lengths).sum().backward()
+        model(rows, Packing(lengths)).sum().backward()
     head = 6 * len(lengths) * (SIZE.hidden_size * 128 + 128)  # left out of the formula: next to nothing at real size
     expected = adapted_flops(lengths, SIZE.hidden_size, SIZE.intermediate_size, recipe) + head
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)

@@ -12,7 +12,6 @@ from test_training import examples_for, without_dropout
 
 import lyric_utils as lu
 from lyric_utils import training
-from lyric_utils.chunking import batch_by_tokens
 from lyric_utils.profiles import BASELINE, LORA_TUNED
 
 SHORT = ["river", "morning in the kitchen", "a letter from the station", "rain", "the long way home", "one more summer"]
@@ -39,7 +38,7 @@ def run_case(name, encoder, resume_file=None):
 
 
 def in_small_batches(patch):
-    patch(training, "batch_by_tokens", lambda lengths: batch_by_tokens(lengths, 20))
+    patch(training, "TOKENS_PER_BATCH", 20)
 
 
 def main(folder: Path) -> None:

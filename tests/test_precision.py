@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SONGS
+from torch import nn
 
 import lyric_utils as lu
 from lyric_utils import _packed, models, training
@@ -64,19 +65,22 @@ def test_a_prediction_without_enough_memory_is_done_in_smaller_passes(tiny_encod
     monkeypatch.setattr(models, "read_batch", with_memory_for(600, models.read_batch))
     np.testing.assert_allclose(model.predict(SONGS * 5), expected, atol=1e-6)
     monkeypatch.setattr(models, "read_batch", with_memory_for(4, models.read_batch))
-    with pytest.raises(lu.LyricsError, match="the GPU has too little memory for 14 tokens at once"):
+    with pytest.raises(lu.LyricsError, match="the GPU has too little memory for 13 tokens at once"):
         model.predict(SONGS)
 
 
 def test_a_training_without_enough_memory_is_done_in_smaller_passes(tiny_encoder, monkeypatch):
     model = lu.build_model(tiny_encoder, replace(LORA_PAPER, epochs=1))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     inputs = model.inputs_from_chunks(lu.chunk_lyrics(SONGS * 4, tiny_encoder.tokenizer))
     examples = Examples(inputs, np.linspace(0, 1, 12))
     [expected] = fit(model, examples, examples)
     monkeypatch.setattr(training, "read_batch", with_memory_for(2_000, training.read_batch))
     [found] = fit(model, examples, examples)
-    assert found["train_loss"] == pytest.approx(expected["train_loss"], abs=1e-6)
-    assert found["validation_mse"] == pytest.approx(expected["validation_mse"], abs=1e-6)
+    assert found["train_loss"] == pytest.approx(expected["train_loss"], abs=1e-5)
+    assert found["validation_mse"] == pytest.approx(expected["validation_mse"], abs=1e-5)
     monkeypatch.setattr(training, "read_batch", with_memory_for(4, training.read_batch))
     with pytest.raises(lu.LyricsError, match="too little memory"):
         fit(model, examples, examples)

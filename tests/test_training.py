@@ -14,7 +14,6 @@ from torch import nn
 
 import lyric_utils as lu
 from lyric_utils import training
-from lyric_utils.chunking import batch_by_tokens
 from lyric_utils.features import CachedFeatures, EncoderFeatures, OnTheFlyFeatures, encode_chunks
 from lyric_utils.models import score_songs
 from lyric_utils.profiles import BASELINE, FULL, LORA_PAPER, LORA_TUNED
@@ -139,7 +138,7 @@ def test_cached_and_computed_features_give_the_same_losses(tiny_encoder, tmp_pat
 def test_splitting_a_step_into_micro_batches_changes_nothing(loss_on, tiny_encoder, monkeypatch):
     losses = []
     for limit in (100_000, 20):
-        monkeypatch.setattr(training, "batch_by_tokens", lambda lengths, limit=limit: batch_by_tokens(lengths, limit))
+        monkeypatch.setattr(training, "TOKENS_PER_BATCH", limit)
         recipe = quick(LORA_TUNED, lora_dropout=0.0, batch_songs=6, loss_on=loss_on, learning_rate=1e-2)
         history = train(without_dropout(lu.build_model(tiny_encoder, recipe)), precision="float32")
         losses.append([epoch["train_loss"] for epoch in history])
@@ -259,7 +258,16 @@ def test_examples_soften_the_training_side_only(sample_data):
 # ---------------------------------------------------------------- stopped and resumed
 
 
-def test_killed_run_resumes_to_the_same_parameters(tiny_encoder, tmp_path, monkeypatch):
+@pytest.fixture
+def one_thread():
+    """As a forked copy of the process has; sums depend on the number in their last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_killed_run_resumes_to_the_same_parameters(tiny_encoder, tmp_path, monkeypatch, one_thread):
     """Killed in its third epoch, so that two are kept."""
     file, epochs, recipe = tmp_path / "run.resume.pt", itertools.count(1), quick(LORA_TUNED, init="kernel", epochs=4)
     first, resumed, whole = (lu.build_model(tiny_encoder, recipe) for _ in range(3))

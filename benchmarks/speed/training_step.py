@@ -57,7 +57,7 @@ def make_way(name: str, chunks, at_once: int) -> Callable[[], object]:
     if name in OURS:
         step = ways.our_step(build_model(shared_bert(), recipe).train(), Examples(states, valence))
         return lambda: step(*OURS[name])
-    states = [states.read([item]) for item in range(len(valence))] if PLAIN[name].cached else None
+    states = [states.read([item])[0].float() for item in range(len(valence))] if PLAIN[name].cached else None
     step = ways.plain_step(shared_plain_model(recipe), chunks.input_ids, valence, states, at_once)
     return lambda: step(PLAIN[name])
 
