@@ -72,6 +72,8 @@ def load_encoder(name: Name = MINILM) -> Encoder:
         reason = str(error).partition("\n")[0] if isinstance(error, OSError | ValueError) else describe(error)
         ways_out = "Check the spelling and the connection to the Hugging Face hub, or give a downloaded folder"
         raise LyricsError(f"encoder {name!r} cannot be loaded ({reason}). {ways_out}, or use {MINILM!r}.") from error
+    if best_device() == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, for what stays in float32
     return as_encoder(name, tokenizer, network.to(best_device()))
 
 
