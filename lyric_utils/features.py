@@ -31,7 +31,7 @@ from lyric_utils.encoders import Encoder, hash_encoder
 from lyric_utils.sources import cache_folder
 
 CACHE_FORMAT = 5  # raised when the content of an entry changes
-NO_MEMORY = "the GPU has too little memory for {} tokens at once. Close other programs on it, or hide it from torch."
+NO_MEMORY = "the GPU has too little memory for {} tokens at once. Close other programs on it, or hide it from PyTorch."
 PATIENCE = 8  # seconds without progress after which another process that fills an entry is given up
 
 
@@ -52,7 +52,7 @@ class CachedFeatures:
     def read(self, indices: np.ndarray, device: torch.device | str = "cpu") -> tuple[torch.Tensor, Packing]:
         """The rows of some items, packed: (sum of their lengths, hidden), as they are kept, in half precision."""
         packing = Packing(self.lengths[indices], device)
-        if self._in_gpu_memory is not None:
+        if torch.device(device).type == "cuda" and self._in_gpu_memory is not None:
             starts = to_device(self._starts[indices], device)
             return self._in_gpu_memory[starts[packing.chunk] + packing.position], packing
         parts = [self.rows[self._starts[item] : self._starts[item] + self.lengths[item]] for item in indices]
@@ -60,8 +60,8 @@ class CachedFeatures:
 
     @cached_property
     def _in_gpu_memory(self) -> torch.Tensor | None:
-        """All rows, where there is a GPU with twice their size of free memory."""
-        if not torch.cuda.is_available() or 2 * self.rows.nbytes > torch.cuda.mem_get_info()[0]:
+        """All rows, where the GPU has twice their size of free memory."""
+        if 2 * self.rows.nbytes > torch.cuda.mem_get_info()[0]:
             return None
         return torch.cat([torch.from_numpy(np.array(part)).cuda() for part in np.array_split(self.rows, 100)])
 
