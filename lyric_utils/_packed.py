@@ -30,7 +30,8 @@ def best_device() -> str:
 def fast_precisions() -> list[str]:
     """The precisions that the GPU, or else the CPU, has instructions for, the best for this project first."""
     if torch.cuda.is_available():
-        return [*["bfloat16"] * torch.cuda.is_bf16_supported(including_emulation=False), "float16", "float32"]
+        half = ["bfloat16", "float16"] if torch.cuda.is_bf16_supported(including_emulation=False) else ["float16"]
+        return [*half, "float32"]
     on_cpu = best_device() == "cpu" and any(map(_cpu_has, ("avx512_bf16", "amx_bf16", "bf16")))  # the last is Arm's
     return ["bfloat16", "float32"] if on_cpu else ["float32"]
 
@@ -159,10 +160,11 @@ def packed_copy(network: nn.Module, *shared: object) -> nn.Module:
             if isinstance(module, LoraLinear):
                 module.base_layer.weight = nn.Parameter(module.base_layer.weight + module.get_delta_weight("default"))
                 transformer.set_submodule(name, module.base_layer)
+        packs = transformer.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         for module in transformer.modules():
             for name, values in [*module.named_parameters(recurse=False)]:
                 setattr(module, name, nn.Parameter(values.detach().to(dtype), requires_grad=False))
-            if transformer.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+            if packs:
                 has_gelu = type(getattr(module, "intermediate_act_fn", None)) is GELUActivation
                 linear, activation = (module.dense, "gelu") if has_gelu else (module, "none")
                 if type(linear) is nn.Linear:

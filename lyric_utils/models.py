@@ -6,7 +6,6 @@ Each gives one score per item that it reads: a song's averaged [CLS] vector, or 
 import copy
 import warnings
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -250,8 +249,8 @@ def score_songs(model: SongRegressor, inputs: Features | Chunks, accelerator: Ac
     batches = list(batch_by_tokens(inputs.lengths))
     if accelerator:
         batches = batches[accelerator.process_index :: accelerator.num_processes]
-    read = partial(read_batch, model, inputs)
-    for items, found in in_passes(lambda items: model(*read(items)), inputs.lengths, "predict", batches):
+    passes = in_passes(lambda items: model(*read_batch(model, inputs, items)), inputs.lengths, "predict", batches)
+    for items, found in passes:
         scores[items[0] : items[-1] + 1] = found
     scores = accelerator.reduce(scores) if accelerator else scores
     if not scores.isfinite().all():

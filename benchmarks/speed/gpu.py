@@ -79,7 +79,7 @@ def plain_ways() -> dict:
 
 
 def summarise(results: common.Results, chunks) -> list[dict]:
-    """A row per way: seconds for all songs, and how many times as fast as the plain way in float32."""
+    """A row per way: seconds for all songs, and for ours the share of the rate of large products."""
     limit, rows = common.product_rate(results.median(PRODUCT), 8192), []
     adapted = adapted_flops(chunks.lengths, 768, 3_072, LORA_PAPER)
     forward = 12 * forward_flops(chunks.lengths, 768, 3_072)

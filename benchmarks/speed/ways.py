@@ -6,6 +6,7 @@ padded to 512 tokens, all layers run forward in every step, float32, attention d
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -139,9 +140,10 @@ def our_step(model: LoraRegressor, examples: training.Examples) -> Callable[...,
     """A function that takes the step of `lyric_utils.training.fit` on all songs of `examples` and returns the loss."""
     accelerator = training.start_accelerator()
     songs = np.arange(len(examples.valence))
+    make_trainer = cache(lambda precision: training.make_trainer(accelerator, model, precision))
 
     def step(precision: str = best_precision()) -> float:
-        trainer = training.make_trainer(accelerator, model, precision)
+        trainer = make_trainer(precision)
         training.set_learning_rate(trainer.optimizer, model.recipe, 0.5)
         with training.frozen_weights_in(precision, model):
             return float(training.train_step(trainer, examples, songs))
