@@ -9,7 +9,7 @@ from lyric_utils._checks import check_tensors, checked
 from lyric_utils.classical import char_tfidf_ridge
 from lyric_utils.models import LoraRegressor
 from lyric_utils.profiles import Recipe
-from lyric_utils.songs import Lyrics
+from lyric_utils.songs import Lyrics, as_sung
 
 TEXT_FILE = "words.safetensors"  # of a checkpoint: what the ridge regression has learned
 
@@ -40,7 +40,7 @@ class BlendRegressor:
         """Valence of each song, see `SongRegressor.predict`."""
         if not lyrics:
             return np.zeros(0)
-        text = self.text_model.predict(lyrics)
+        text = self.text_model.predict(as_sung(lyrics))
         return blend_predictions(self.encoder_model.predict(lyrics), text, self.mean_valence, self.recipe)
 
     def state_files(self) -> dict[str, dict[str, torch.Tensor]]:

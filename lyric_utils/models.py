@@ -21,7 +21,7 @@ from lyric_utils.chunking import Chunks, average_by_song, batch_by_tokens, check
 from lyric_utils.encoders import Encoder, pool_tokens, run_layer, run_layer_for_first_token
 from lyric_utils.features import CachedFeatures, EncoderFeatures, Features, OnTheFlyFeatures, embed_chunks, in_passes
 from lyric_utils.profiles import Recipe
-from lyric_utils.songs import Lyrics, count_not_english
+from lyric_utils.songs import Lyrics, as_sung, count_not_english
 
 
 class RegressionHead(nn.Module):
@@ -61,6 +61,7 @@ class SongRegressor(nn.Module):
             return np.zeros(0)
         if foreign := count_not_english(lyrics):
             warnings.warn(f"{foreign:,} of {len(lyrics):,} songs are not in English", stacklevel=3)
+        lyrics = as_sung(lyrics)
         return score_songs(self, chunk_lyrics(lyrics, self.encoder.tokenizer, self.max_length, self.stride))
 
     def start_at(self, valence: float) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from pydantic import InstanceOf
 
 from lyric_utils import checkpoints
@@ -20,7 +21,7 @@ from lyric_utils.evaluation import score
 from lyric_utils.features import EncoderFeatures, extract_features
 from lyric_utils.models import build_model, score_songs
 from lyric_utils.profiles import Profile, Recipe
-from lyric_utils.songs import Split, clean_songs, fingerprint_songs, split_songs
+from lyric_utils.songs import Split, clean_songs, fingerprint_songs, split_songs, words_key
 from lyric_utils.sources import draw_songs, load_source
 from lyric_utils.training import fit, make_examples, start_accelerator
 
@@ -51,16 +52,35 @@ def prepare(profile: Profile, split: InstanceOf[Split] | None = None, adapted_la
 
     The songs of a profile are split by their table's own column `split` if it has one; prints the cleaning report.
     """
-    if split is None:
-        songs, report = clean_songs(load_source(profile))
-        print(report)
-        songs, split_by = draw_songs(songs, profile.songs, profile.seed), profile.split_by
-        split = split_songs(songs, profile.seed, profile.fractions, "stored" if "split" in songs else split_by)
+    split = split or load_split(profile)
     encoder = load_encoder(profile.encoder)
     windows, sides = (profile.max_length, profile.stride), split._asdict()
     chunks = {side: chunk_lyrics(songs["lyrics"], encoder.tokenizer, *windows) for side, songs in sides.items()}
     features = {side: extract_features(encoder, chunks[side], adapted_layers) for side in chunks}
     return Data(profile, split, encoder, chunks, features)
+
+
+def load_split(profile: Profile) -> Split:
+    """The songs of a profile, cleaned and split; prints the cleaning report of each table."""
+    songs, report = clean_songs(load_source(profile))
+    print(report)
+    songs, split_by = draw_songs(songs, profile.songs, profile.seed), profile.split_by
+    split = split_songs(songs, profile.seed, profile.fractions, "stored" if "split" in songs else split_by)
+    if profile.also is None:
+        return split
+    others = load_split(replace(profile, source=profile.also, also=None))
+    return split._replace(train=add_songs(split.train, others.train))
+
+
+def add_songs(songs: pd.DataFrame, others: pd.DataFrame, scale: float = 0.5) -> pd.DataFrame:
+    """Training songs and those of a second table, whose valences get the mean of the first table and `scale`.
+
+    The labels of the two tables have another spread: those of the subset, from three bands of valence, vary twice as
+    much with the words (RESULTS). Artists that both have are on one side in both, if split by "artist".
+    """
+    valence = songs["valence"].mean() + scale * (others["valence"] - others["valence"].mean())
+    both = pd.concat([songs, others.assign(valence=valence.clip(0, 1))], ignore_index=True)
+    return both[~both["lyrics"].map(words_key).duplicated()].reset_index(drop=True)
 
 
 def train_model(recipe: Recipe, data: Data, seed: int = 42, resume_file=None, pooler=None, teachers=TEACHERS,

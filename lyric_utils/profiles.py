@@ -48,7 +48,7 @@ class Profile:
 
     __pydantic_config__ = STRICT
     name: str
-    source: Literal["sample", "subset", "kaggle"]  # see `sources.load_source`
+    source: Literal["sample", "billboard", "subset", "kaggle"]  # see `sources.load_source`
     songs: Count | None  # how many songs of the source are drawn at random; None: all
     encoder: str
     fractions: tuple[Share, Share, Share]  # of train, validation and test, see `songs.split_songs`
@@ -57,6 +57,7 @@ class Profile:
     max_length: Whole = 512
     stride: Whole = 128
     seed: Seed = 42
+    also: Literal["subset"] | None = None  # a second source of training songs, see `pipeline.add_songs`
 
 
 BASELINE = Recipe(model="baseline")
@@ -67,13 +68,17 @@ LORA_TUNED = Recipe(model="lora", pooling="distinct", pooled_layers=4, rank=8, a
 LORA_SAMPLE = replace(LORA_TUNED, epochs=2, batch_songs=4, learning_rate=1e-3, head_learning_rate=1e-3)
 BLEND = replace(LORA_TUNED, model="blend", text_weight=0.5, rescale=1.15)
 FULL = replace(LORA_TUNED, model="full", adapted_layers=6, learning_rate=2e-5)
+RECIPES = {"baseline": BASELINE, "lora": LORA_TUNED, "lora_paper": LORA_PAPER, "full": FULL, "blend": BLEND}
 
 PROFILES = {
     "sample": Profile("sample", source="sample", songs=None, encoder="minilm", fractions=(0.8, 0.1, 0.1),
                       split_by="stored", recipes={"baseline": BASELINE, "lora": LORA_SAMPLE}),
+    "billboard": Profile("billboard", source="billboard", songs=None, encoder="minilm", fractions=(0.7, 0.1, 0.2),
+                         split_by="artist", recipes=RECIPES),
+    "both": Profile("both", source="billboard", songs=None, encoder="minilm", fractions=(0.7, 0.1, 0.2),
+                    split_by="artist", recipes=RECIPES, also="subset"),
     "subset": Profile("subset", source="subset", songs=None, encoder="minilm", fractions=(0.7, 0.1, 0.2),
-                      split_by="artist", recipes={"baseline": BASELINE, "lora": LORA_TUNED, "lora_paper": LORA_PAPER,
-                                                  "full": FULL, "blend": BLEND}),
+                      split_by="artist", recipes=RECIPES),
     "paper": Profile("paper", source="kaggle", songs=30_000, encoder="bert-base-uncased", fractions=(0.8, 0.1, 0.1),
                      split_by="song", recipes={"baseline": BASELINE, "lora": LORA_PAPER}),
 }  # fmt: skip

@@ -21,6 +21,9 @@ from lyric_utils.tables import as_number, as_song_table
 
 ENGLISH = "the and you your my it that with what this for of is to i i'm don't be we are was have can know when all"
 ENGLISH = frozenset([*ENGLISH.split(), "just", "like", "but", "they", "on"])
+SECTION_MARK = re.compile(r"[\[{][^\]}\n]*[\]}]")  # such as [Chorus]
+SECTION_LINE = re.compile(r"[\W\d]*(?:repeat )?(?:pre-|post-)?(?:chorus|verse|bridge|intro|outro|refrain|interlude|"
+                          r"instrumental)\b[\W\dx]*", re.IGNORECASE)  # fmt: skip
 GUESTS = re.compile(r"[\s(\[](?:(?:feat|ft)\.|(?:feat|ft|featuring)\s).*", re.DOTALL)
 
 
@@ -91,12 +94,16 @@ def _merged_before(song: dict) -> dict[str, list]:
 
 
 def normalise_lyrics(lyrics: object) -> object:
-    """A text with `\\n` line ends, without control characters, blanks around lines or two blank lines in a row."""
+    """A text with `\\n` line ends, without control characters, blanks around lines or two blank lines in a row.
+
+    Section marks such as [Chorus], which are not sung, are taken out.
+    """
     if not isinstance(lyrics, str):
         return lyrics
     text = limit_marks(lyrics).encode("utf-8", "replace").decode()  # a lone surrogate cannot be tokenized
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(map(str.strip, text.split("\n")))).strip()
+    lines = [line.strip() for line in SECTION_MARK.sub(" ", text).split("\n")]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join("" if SECTION_LINE.fullmatch(line) else line for line in lines)).strip()
 
 
 def list_of_texts(lyrics: Iterable[str]) -> list[str]:
@@ -111,6 +118,11 @@ def list_of_texts(lyrics: Iterable[str]) -> list[str]:
 
 
 Lyrics = Annotated[Iterable[str], PlainValidator(list_of_texts)]  # as arguments, which arrive as `list_of_texts`
+
+
+def as_sung(lyrics: Iterable[str]) -> list[str]:
+    """What a model reads of the songs: normalised, as those it learned from, unless no words are left by that."""
+    return [text if has_words(text) else raw for raw in lyrics for text in [normalise_lyrics(raw)]]
 
 
 def limit_marks(text: str) -> str:
