@@ -25,6 +25,7 @@ from lyric_utils.songs import Split, clean_songs, fingerprint_songs, split_songs
 from lyric_utils.sources import draw_songs, load_source
 from lyric_utils.training import fit, make_examples, start_accelerator
 
+ALSO_SCALE = 0.5  # the subset's labels vary twice as much with the words as those of natural spread (RESULTS)
 RUNS = Path("runs")  # where a user's trainings go, relative to the working folder
 
 
@@ -69,18 +70,19 @@ def load_split(profile: Profile) -> Split:
     if profile.also is None:
         return split
     others = load_split(replace(profile, source=profile.also, also=None))
-    return split._replace(train=add_songs(split.train, others.train))
+    return split._replace(train=add_songs(split, others.train))
 
 
-def add_songs(songs: pd.DataFrame, others: pd.DataFrame, scale: float = 0.5) -> pd.DataFrame:
-    """Training songs and those of a second table, whose valences get the mean of the first table and `scale`.
+def add_songs(split: Split, others: pd.DataFrame, scale: float = ALSO_SCALE) -> pd.DataFrame:
+    """The training songs of a split and those of another table, whose words the split does not know.
 
-    The labels of the two tables have another spread: those of the subset, from three bands of valence, vary twice as
-    much with the words (RESULTS). Artists that both have are on one side in both, if split by "artist".
+    The labels of two tables differ in spread, so the other songs' get the mean of the training songs, and `scale` of
+    their distance from their own. Artists that both have are on the same side in both, if split by "artist".
     """
-    valence = songs["valence"].mean() + scale * (others["valence"] - others["valence"].mean())
-    both = pd.concat([songs, others.assign(valence=valence.clip(0, 1))], ignore_index=True)
-    return both[~both["lyrics"].map(words_key).duplicated()].reset_index(drop=True)
+    known = {words_key(lyrics) for songs in split for lyrics in songs["lyrics"]}
+    others = others[~others["lyrics"].map(words_key).isin(known)]
+    valence = split.train["valence"].mean() + scale * (others["valence"] - others["valence"].mean())
+    return pd.concat([split.train, others.assign(valence=valence.clip(0, 1))], ignore_index=True)
 
 
 def train_model(recipe: Recipe, data: Data, seed: int = 42, resume_file=None, pooler=None, teachers=TEACHERS,

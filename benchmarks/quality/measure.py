@@ -1,101 +1,136 @@
-"""Measure every method on the test songs: LYRICS_DATA=songs.csv python -m benchmarks.quality.measure [NAME ...]
+"""Measure every method on both tables: python -m benchmarks.quality.measure [PROTOCOL [METHOD [TABLE [SEED]]]]
 
-One run fits one method on the training songs of the subset profile and scores the test songs once. Its predictions
-become a column of results/SPLIT.csv (one line per test song, no lyrics), its cost an entry of results/runs.json. What
-is there already is not run again, and a training that was killed goes on from its last epoch. A name is a key of
-runs.json, such as artist/lora-42. Only this program writes to trained_models/. Afterwards: benchmarks.quality.analyses.
+One run fits one method on the training songs of a profile (billboard, subset, or both) and predicts the held songs of
+both tables; for the protocols see `methods.problems`. Its predictions become a column of results/PROTOCOL.csv (one line
+per song, no lyrics), its cost an entry of results/runs.json. What is there already is not run again, several processes
+share the work, and a training that was killed goes on from its last epoch. Only this program writes to trained_models/.
+`LYRICS_DATA` names a folder with the files of both tables; without it they are downloaded.
 """
 
 import sys
 import time
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 import lyric_utils as lu
 from benchmarks.common import machine, read_json, write_json
-from benchmarks.quality import methods
-from benchmarks.quality.methods import METHODS, Problem, load_problem
+from benchmarks.quality.methods import (
+    METHODS,
+    RESULTS,
+    TABLES,
+    Problem,
+    column_of,
+    problems,
+    read_predictions,
+    write_predictions,
+)
 from lyric_utils.blend import fit_blend
 from lyric_utils.pipeline import Trained, resume_file_of, save_trained
 from lyric_utils.profiles import BLEND
 from lyric_utils.sources import cache_folder
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "trained_models"
-SHIPPED = ("baseline", "lora_paper", "lora", "blend")  # full fine-tuning is too large
-SLOW = ("lora_paper", "full")
+SHIPPED = {  # column of results/test.csv -> folder
+    "baseline@billboard-42": "baseline",
+    "lora_paper@billboard-42": "lora_paper",
+    "lora@both-42": "lora",
+    "blend@both-42": "blend",
+    "lora@subset-42": "lora_banded",
+}
 SEEDS = (42, 43, 44)
-CURVE = (300, 600, 1_200, 2_400)
-CURVE_METHODS = ("word_tfidf_ridge", "char_structure_ridge", "embedding_ridge", "embedding_ridge_4", "lora", "blend")
+CHEAP = [name for name, method in METHODS.items() if not method.has_seeds]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A method, and what it is fitted on: `songs` of the training songs (None: all), under a seed and a split."""
+    """A method, what it is trained on, how it is tested, and its seed."""
 
+    protocol: str
     method: str
+    trained_on: str
     seed: int = 42
-    songs: int | None = None
-    split_by: str = "artist"
+
+    @property
+    def column(self) -> str:
+        return column_of(self.method, self.trained_on, self.seed)
 
     @property
     def name(self) -> str:
-        return f"{self.split_by}/{methods.column_of(self.method, self.seed, self.songs)}"
-
-    @property
-    def problem(self) -> Problem:
-        problem = load_problem(self.split_by)
-        drawn = np.random.default_rng(42).permutation(problem.train)[: self.songs]
-        return replace(problem, train=np.sort(drawn))
+        return f"{self.protocol}/{self.column}"
 
 
-RUNS = [
-    *(Run(name, seed) for name, method in METHODS.items() for seed in (SEEDS if method.has_seeds else SEEDS[:1])),
-    *(Run(name, split_by="song") for name in METHODS if name not in SLOW),
-    *(Run(name, songs=songs) for songs in CURVE for name in CURVE_METHODS),
-]
+def runs() -> list[Run]:
+    """All of them, in the order in which they are wanted: methods with seeds first with seed 42."""
+    trained_on = [*TABLES, "both"]
+    first = [Run("test", *run) for run in product(METHODS, trained_on)]
+    first += [Run("folds", *run) for run in product([*CHEAP, "baseline", "lora", "blend"], trained_on)]
+    first += [Run("time", *run) for run in product([*CHEAP, "lora", "blend"], ["billboard", "both"])]
+    first += [Run("song", *run) for run in product([*CHEAP, "baseline", "lora", "lora_paper", "blend"], ["billboard"])]
+    return first + [
+        Run(run.protocol, run.method, run.trained_on, seed)
+        for seed in SEEDS[1:]
+        for run in first
+        if METHODS[run.method].has_seeds and run.protocol in ("test", "folds")
+    ]
 
 
 def measure(run: Run) -> None:
     """Fit, score, and write both down; the time to extract features is not the method's."""
-    method, problem, cost = METHODS[run.method], run.problem, {}
-    table = methods.read_predictions(run.split_by, problem.songs.iloc[problem.held])
-    resume_file = resume_file_of(cache_folder() / run.name.replace("/", "-"))
-    problem.features(method.recipe.adapted_layers if method.recipe else 4)
-    started = time.perf_counter()
-    if method.recipe:
-        trained = method.train(problem, run.seed, resume_file)
-        parameters = trained.model.trainable_parameters().values()
-        cost = {"trained_weights": sum(values.numel() for values in parameters), "history": trained.history}
-    else:
-        trained = Trained(None, [], method.predict(problem, methods.saved_in(table, run.seed, run.songs)))
-    seconds = max(time.perf_counter() - started, sum(epoch["seconds"] for epoch in trained.history))
-    if run == Run(run.method) and run.method in SHIPPED:
-        ship(run, trained)
-    table[methods.column_of(run.method, run.seed, run.songs)] = trained.prediction.round(5)
-    methods.write_predictions(run.split_by, table)
-    line = {"songs": len(problem.train), "seconds": round(seconds, 1), **cost, "machine": machine()}
-    file = methods.RESULTS / "runs.json"
-    write_json(file, read_json(file) | {run.name: line})
-    resume_file.unlink(missing_ok=True)
+    method, cost, seconds = METHODS[run.method], {}, 0.0
+    for number, problem in enumerate(problems(run.protocol, run.trained_on)):
+        known = read_predictions(run.protocol).loc[problem.held_index]
+        if run.column in known and known[run.column].notna().all():
+            continue
+        resume_file = resume_file_of(cache_folder() / f"{run.name}-{number}".replace("/", "-"))
+        problem.features(method.recipe.adapted_layers if method.recipe else 4)
+        started, trained = time.perf_counter(), None
+        if method.recipe:
+            trained = method.train(problem, run.seed, resume_file)
+            parameters = trained.model.trainable_parameters().values()
+            cost = {"trained_parameters": sum(values.numel() for values in parameters), "history": trained.history}
+            predicted = problem.on_own_scale(trained.prediction)
+        else:
+            columns = {name: column_of(name, run.trained_on, run.seed) for name in METHODS}
+            predicted = method.predict(problem, known.rename(columns=dict(map(reversed, columns.items()))).get)
+        seconds += time.perf_counter() - started
+        if run.protocol == "test" and run.column in SHIPPED:
+            ship(problem, run, trained, predicted)
+        write_predictions(run.protocol, run.column, problem, predicted)
+        resume_file.unlink(missing_ok=True)
+    with FileLock(cache_folder() / "runs.lock"):
+        line = {"seconds": round(seconds, 1), **cost, "machine": machine()}
+        write_json(RESULTS / "runs.json", read_json(RESULTS / "runs.json") | {run.name: line})
     print(f"{run.name}: {seconds:.1f} s", flush=True)
 
 
-def ship(run: Run, trained: Trained) -> None:
-    """Save a model among the shipped checkpoints; a blend is composed of the LoRA model there."""
-    data, lora = run.problem.data(4), CHECKPOINTS / "lora"
-    if run.method == "blend":
+def ship(problem: Problem, run: Run, trained: Trained | None, predicted: np.ndarray) -> None:
+    """Save a model among the shipped checkpoints, with its predictions of the test songs of its own table."""
+    own = problem.songs["table"].iloc[problem.held] == ("billboard" if run.trained_on == "both" else run.trained_on)
+    data = replace(problem, held=problem.held[own.to_numpy()]).data(4)
+    if METHODS[run.method].encoded:
+        lora = CHECKPOINTS / "lora"
         blend = fit_blend(lu.load_model(lora, data.encoder), data.split.train, BLEND)
-        trained = Trained(blend, lu.load_results(lora).history, trained.prediction)
-    save_trained(trained, data, CHECKPOINTS / run.method)
+        trained = Trained(blend, lu.load_results(lora).history, predicted)
+    save_trained(trained._replace(prediction=predicted[own.to_numpy()]), data, CHECKPOINTS / SHIPPED[run.column])
 
 
 def main() -> None:
-    """Run what was asked for and has not run yet."""
-    for run in RUNS:
-        if run.name not in read_json(methods.RESULTS / "runs.json") and run.name in (sys.argv[1:] or [run.name]):
-            measure(run)
+    """Run what was asked for, has not run yet, and no other process runs."""
+    wanted = dict(zip(("protocol", "method", "trained_on", "seed"), sys.argv[1:], strict=False))
+    for run in runs():
+        if any(str(getattr(run, name)) != value for name, value in wanted.items()):
+            continue
+        lock = FileLock(cache_folder() / f"{run.name}.lock".replace("/", "-"), timeout=0)
+        try:
+            with lock:
+                if run.name not in read_json(RESULTS / "runs.json"):
+                    measure(run)
+        except Timeout:
+            continue
 
 
 if __name__ == "__main__":

@@ -1,55 +1,78 @@
-"""The table of methods: how each is named, labelled and fitted. A new method is an entry of `METHODS`.
+"""The table of methods, and the songs they are measured on. A new method is an entry of `METHODS`.
 
 Every program in this folder and every table and figure of results reads it.
 """
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
+import lyric_utils as lu
 from lyric_utils import classical
 from lyric_utils._files import LyricsError, replacing
+from lyric_utils.blend import blend_predictions
+from lyric_utils.chunking import Chunks
+from lyric_utils.pipeline import ALSO_SCALE, Data, Trained, add_songs, load_split, train_model
 from lyric_utils.profiles import BASELINE, BLEND, FULL, LORA_PAPER, LORA_TUNED, Recipe, load_profile
+from lyric_utils.songs import Split, artist_key
+from lyric_utils.sources import cache_folder
 
 RESULTS = Path(__file__).parent / "results"
+TABLES = ("billboard", "subset")  # profiles whose songs are test songs; "both" trains on those of both
+LAST_YEAR = 1999  # of the songs to learn from, in the protocol "time"
 TEXT = "char_structure_ridge"  # what a blend averages with a method that reads the encoder
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Songs to learn from and songs to predict."""
+    """Songs to learn from and songs to predict, of both tables."""
 
-    songs: pd.DataFrame
+    trained_on: str  # a profile
+    songs: pd.DataFrame  # all of them, see `load_songs`
     encoder: object
     chunks: object  # of all these songs
     features: Callable  # adapted layers -> EncoderFeatures of all these songs
     train: np.ndarray  # ascending positions in `songs`, as the next two
     validation: np.ndarray  # to choose epochs on
     held: np.ndarray  # to predict
+    targets: np.ndarray  # valence of the training songs, on the scale that is learned
 
     @property
-    def valence(self) -> np.ndarray:
-        return self.songs["valence"].to_numpy()
+    def held_index(self) -> pd.MultiIndex:
+        """Table and row of the held songs, see `read_predictions`."""
+        return self.songs.iloc[self.held].set_index(["table", "row"]).index
 
     @property
     def mean_valence(self) -> float:
-        return self.valence[self.train].mean()
+        return self.targets.mean()
+
+    @property
+    def own_mean(self) -> np.ndarray:
+        """For each held song, the mean valence of the training songs of its table, or of all if none was of it."""
+        learned, held = (self.songs.iloc[side] for side in (self.train, self.held))
+        means = learned.groupby("table")["valence"].mean()
+        return held["table"].map(means).fillna(self.mean_valence).to_numpy()
+
+    def on_own_scale(self, prediction: np.ndarray) -> np.ndarray:
+        """Predictions of the held songs, each moved to the scale of its own table's labels."""
+        songs = self.songs[["table", "valence"]]
+        if self.trained_on != "both":
+            return prediction.clip(0, 1)
+        first = songs.iloc[self.train].groupby("table")["valence"].mean()["billboard"]
+        scale = np.where(songs["table"].iloc[self.held] == "billboard", 1, ALSO_SCALE)
+        return (self.own_mean + (prediction - first) / scale).clip(0, 1)
 
     def fit(self, model, inputs: np.ndarray) -> np.ndarray:
         """Fit a model of scikit-learn on the training songs' inputs and predict the held songs, (n_held,)."""
-        return model.fit(inputs[self.train], self.valence[self.train]).predict(inputs[self.held])
+        return model.fit(inputs[self.train], self.targets).predict(inputs[self.held])
 
-    def data(self, adapted_layers: int):
+    def data(self, adapted_layers: int) -> Data:
         """The same songs as `lyric_utils.pipeline.train_model` takes them; the held songs are its test songs."""
-        from lyric_utils.chunking import Chunks
-        from lyric_utils.pipeline import Data
-        from lyric_utils.songs import Split
-
         tables, chunks, features = [], {}, {}
         for name, side in zip(Split._fields, (self.train, self.validation, self.held), strict=True):
             items = np.flatnonzero(np.isin(self.chunks.song_index, side))
@@ -57,7 +80,8 @@ class Problem:
             tables.append(self.songs.iloc[side].reset_index(drop=True))
             chunks[name] = Chunks([self.chunks.input_ids[item] for item in items], song_index)
             features[name] = self.features(adapted_layers).subset(side)
-        return Data(load_profile("subset"), Split(*tables), self.encoder, chunks, features)
+        split = Split(tables[0].assign(valence=self.targets), *tables[1:])
+        return Data(load_profile(self.trained_on), split, self.encoder, chunks, features)
 
 
 @dataclass(frozen=True)
@@ -75,20 +99,17 @@ class Method:
     def has_seeds(self) -> bool:
         return METHODS[self.encoded].has_seeds if self.encoded else self.recipe is not None
 
-    def predict(self, problem: Problem, saved: Callable[[str], np.ndarray], seed: int = 42) -> np.ndarray:
-        """Predictions of the held songs in [0, 1], (n_held,); `saved` gives those of another method by its name."""
-        if self.recipe:
-            return self.train(problem, seed).prediction
+    def predict(self, problem: Problem, saved: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Predictions of the held songs without training, (n_held,); `saved` gives those of another method by its name.
+
+        Each is in [0, 1], on the scale of its own table.
+        """
         if self.fit:
-            return self.fit(problem).clip(0, 1)
-        from lyric_utils.blend import blend_predictions
+            return problem.on_own_scale(self.fit(problem))
+        return blend_predictions(saved(self.encoded), saved(TEXT), problem.own_mean, BLEND)
 
-        return blend_predictions(saved(self.encoded), saved(TEXT), problem.mean_valence, BLEND)
-
-    def train(self, problem: Problem, seed: int = 42, resume_file: Path | None = None):
-        """Train by the recipe: model, history and prediction, see `lyric_utils.pipeline.Trained`."""
-        from lyric_utils.pipeline import train_model
-
+    def train(self, problem: Problem, seed: int = 42, resume_file: Path | None = None) -> Trained:
+        """Train by the recipe: model, history and prediction."""
         data, pooler = problem.data(self.recipe.adapted_layers), self.make_pooler(problem.encoder, self.recipe)
         return train_model(self.recipe, data, seed, resume_file, pooler, **self.options)
 
@@ -110,12 +131,8 @@ def on_vectors(pooling: str, layers: int = 1, make_model=lambda *_: classical.em
 METHODS = {
     "constant": Method("constant mean", lambda problem: np.full(len(problem.held), problem.mean_valence)),
     "word_tfidf_ridge": Method("word TF-IDF + ridge", on_lyrics(classical.word_tfidf_ridge)),
-    "char_tfidf_ridge": Method(
-        "character TF-IDF + ridge", on_lyrics(partial(classical.char_tfidf_ridge, structure=False))
-    ),
     "char_structure_ridge": Method("character TF-IDF, structure + ridge", on_lyrics(classical.char_tfidf_ridge)),
     "embedding_ridge": Method("frozen encoder + ridge", on_vectors("mean")),
-    "embedding_ridge_4": Method("frozen encoder, four layers + ridge", on_vectors("distinct", 4)),
     "nystroem_ridge": Method(
         "frozen encoder, four layers + Nyström ridge", on_vectors("distinct", 4, classical.nystroem_ridge)
     ),
@@ -123,67 +140,92 @@ METHODS = {
     "lora_paper": Method("LoRA, paper recipe", recipe=LORA_PAPER),
     "lora": Method("LoRA", recipe=LORA_TUNED),
     "full": Method("full fine-tuning", recipe=FULL),
-    "blend_ridge": Method("blend: ridge, four layers + text", encoded="embedding_ridge_4"),
-    "blend_nystroem": Method("blend: Nyström + text", encoded="nystroem_ridge"),
     "blend": Method("blend: LoRA + text", encoded="lora"),
 }
 
 
 @cache
-def load_problem(split_by: str = "artist") -> Problem:
-    """The subset profile's songs, split by "artist" or "song" as split_rows.json says; if it does not, it will."""
-    import lyric_utils as lu
+def load_songs() -> pd.DataFrame:
+    """The cleaned songs of both tables, with the columns `table`, `side` (by hash of the artist) and `fold`.
 
-    profile = load_profile("subset")
-    songs, _ = lu.clean_songs(lu.load_source(profile))
-    file = RESULTS / "split_rows.json"
-    stored = json.loads(file.read_text()) if file.is_file() else {}
-    if split_by in stored:
-        sides = {row: side for side, rows in stored[split_by].items() for row in rows}
-        split = lu.split_songs(songs.assign(split=songs["row"].map(sides)), by="stored")
-    else:
-        split = lu.split_songs(songs, profile.seed, profile.fractions, split_by)
-        stored[split_by] = {side: table["row"].tolist() for side, table in split._asdict().items()}
-        with replacing(file) as temporary:
-            temporary.write_text(json.dumps(stored) + "\n")
-    songs, encoder = pd.concat(split, ignore_index=True), lu.load_encoder(profile.encoder)
-    chunks = lu.chunk_lyrics(songs["lyrics"], encoder.tokenizer)
-    sides = np.split(np.arange(len(songs)), np.cumsum([len(side) for side in split])[:-1])
-    return Problem(songs, encoder, chunks, cache(partial(lu.extract_features, encoder, chunks)), *sides)
+    A fold is one of five that hold all songs of an artist, of both tables; the test songs have none (-1).
+    """
+    from sklearn.model_selection import GroupKFold
+
+    splits = {name: load_split(load_profile(name)) for name in TABLES}
+    sides = [songs.assign(table=name, side=side) for name in TABLES for side, songs in splits[name]._asdict().items()]
+    songs = pd.concat(sides, ignore_index=True).assign(fold=-1)
+    known = np.flatnonzero(songs["side"] != "test")
+    artists = songs["artist"].map(artist_key).iloc[known]
+    for fold, (_, held) in enumerate(GroupKFold(5, shuffle=True, random_state=0).split(known, groups=artists)):
+        songs.loc[known[held], "fold"] = fold
+    return songs
 
 
 @cache
-def load_folds() -> list[Problem]:
-    """Training and validation songs of the artist split in five folds by artist; the held one is for validation too."""
-    from sklearn.model_selection import GroupKFold
-
-    whole = load_problem("artist")
-    known = np.concatenate([whole.train, whole.validation])  # the first songs of the table
-    folds = GroupKFold(5, shuffle=True, random_state=0).split(known, groups=whole.songs["artist"].iloc[known])
-    return [replace(whole, train=train, validation=held, held=held) for train, held in folds]
+def load_features() -> tuple:
+    """Encoder, chunks, and a function that gives the features, of `load_songs`."""
+    encoder = lu.load_encoder()
+    chunks = lu.chunk_lyrics(load_songs()["lyrics"], encoder.tokenizer)
+    return encoder, chunks, cache(partial(lu.extract_features, encoder, chunks))
 
 
-def column_of(name: str, seed: int = 42, songs: int | None = None) -> str:
-    """The column of a method's predictions: name, number of training songs (None: all), and seed if it has one."""
-    return "-".join([name, *([str(songs)] if songs else []), *([str(seed)] if METHODS[name].has_seeds else [])])
+def make_problem(trained_on: str, train, validation, held) -> Problem:
+    """What a profile learns from, its songs in the masks `train` and `validation`; and the `held` of both tables."""
+    songs = load_songs().assign(position=range(len(load_songs())))
+    own = songs["table"] == ("billboard" if trained_on == "both" else trained_on)
+    learned = songs[train & own]
+    if trained_on == "both":
+        learned = add_songs(Split(learned, songs[validation & own], songs[held]), songs[train & ~own])
+    sides = learned["position"].to_numpy(), np.flatnonzero(validation & own), np.flatnonzero(held)
+    return Problem(trained_on, songs, *load_features(), *sides, learned["valence"].to_numpy())
 
 
-def saved_in(table: pd.DataFrame, seed: int = 42, songs: int | None = None) -> Callable[[str], np.ndarray]:
-    """What a blend is made of: the predictions of another method, by its name, of the songs in the table."""
-    return lambda name: table[column_of(name, seed, songs)].to_numpy()
+def problems(protocol: str, trained_on: str) -> list[Problem]:
+    """What is trained in a protocol.
+
+    "test": on the training songs, tested once on the test artists. "folds": five times on four fifths of the other
+    songs, tested on the rest. "song": on songs drawn at random, so that artists stand on both sides. "time": on songs
+    up to 1999, tested on later ones by other artists.
+    """
+    songs = load_songs()
+    if protocol == "test":
+        return [make_problem(trained_on, *(songs["side"] == side for side in Split._fields))]
+    if protocol == "folds":
+        folds, known = songs["fold"], songs["side"] != "test"
+        return [make_problem(trained_on, known & (folds != fold), folds == fold, folds == fold) for fold in range(5)]
+    if protocol == "song":
+        draw = pd.Series(np.random.default_rng(42).uniform(size=len(songs)))
+        return [make_problem(trained_on, draw < 0.8, draw.between(0.8, 0.9, "left"), draw >= 0.9)]
+    later = songs["year"] > LAST_YEAR
+    artists = songs["artist"].map(artist_key)
+    others, validated = ~artists.isin(artists[later]), songs["side"] == "validation"
+    return [make_problem(trained_on, others & ~validated, others & validated, later)]
 
 
-def read_predictions(name: str, songs: pd.DataFrame) -> pd.DataFrame:
-    """The table results/NAME.csv of these songs; where it is missing, a new one with row, artist and valence."""
-    file = RESULTS / f"{name}.csv"
-    if not file.is_file():
-        return songs[["row", "artist", "valence"]].reset_index(drop=True)
-    table = pd.read_csv(file, keep_default_na=False, na_values=[""])  # an artist may be called NA
-    if table["row"].tolist() != songs["row"].tolist():
-        raise LyricsError(f"{file}: measured on other songs. Set LYRICS_DATA to their table, or move the results away.")
-    return table
+def column_of(name: str, trained_on: str, seed: int = 42) -> str:
+    """The column of a method's predictions: name, what it was trained on, and its seed if it has one."""
+    return f"{name}@{trained_on}" + (f"-{seed}" if METHODS[name].has_seeds else "")
 
 
-def write_predictions(name: str, table: pd.DataFrame) -> None:
-    with replacing(RESULTS / f"{name}.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+def read_predictions(protocol: str) -> pd.DataFrame:
+    """The table results/PROTOCOL.csv, indexed by table and row; where it is missing, a new one without predictions."""
+    file = RESULTS / f"{protocol}.csv"
+    if file.is_file():
+        return pd.read_csv(file, keep_default_na=False, na_values=[""], index_col=["table", "row"])
+    songs = load_songs()
+    held = np.sort(np.concatenate([problem.held for problem in problems(protocol, "billboard")]))
+    return songs.loc[held, ["table", "row", "artist", "year", "valence"]].set_index(["table", "row"])
+
+
+def write_predictions(protocol: str, column: str, problem: Problem, predicted: np.ndarray) -> None:
+    """Add predictions of the held songs to results/PROTOCOL.csv; other processes may do so at the same time."""
+    with FileLock(cache_folder() / f"{protocol}.lock"):
+        table = read_predictions(protocol)
+        if strange := len(problem.held_index.difference(table.index)):
+            raise LyricsError(
+                f"{RESULTS / protocol}.csv: measured on other songs, {strange} are not in it. Move it away."
+            )
+        table.loc[problem.held_index, column] = predicted.round(4)
+        with replacing(RESULTS / f"{protocol}.csv") as temporary:
+            table.to_csv(temporary, float_format="%.6g")
