@@ -18,7 +18,7 @@ from benchmarks.common import machine, read_json, write_json
 from benchmarks.quality import methods
 from benchmarks.quality.methods import METHODS, Problem, load_problem
 from lyric_utils.blend import fit_blend
-from lyric_utils.pipeline import Trained, resume_file_of, save_trained
+from lyric_utils.pipeline import Trained, find_residuals, resume_file_of, save_trained
 from lyric_utils.profiles import BLEND
 from lyric_utils.sources import cache_folder
 
@@ -87,6 +87,7 @@ def ship(run: Run, trained: Trained) -> None:
     data, lora = run.problem.data(4), CHECKPOINTS / "lora"
     if run.method == "blend":
         blend = fit_blend(lu.load_model(lora, data.encoder), data.split.train, BLEND)
+        blend.residuals = find_residuals(blend, data)
         trained = Trained(blend, lu.load_results(lora).history, trained.prediction)
     save_trained(trained, data, CHECKPOINTS / run.method)
 
