@@ -25,6 +25,7 @@ Name = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(val
 Whole = Annotated[int, BeforeValidator(_not_text)]
 Real = Annotated[float, BeforeValidator(_not_text), Field(allow_inf_nan=False)]
 Share = Annotated[Real, Field(ge=0, le=1)]
+Level = Annotated[Real, Field(gt=0, lt=1)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 
 

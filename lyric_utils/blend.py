@@ -5,11 +5,10 @@ import pandas as pd
 import torch
 from sklearn.pipeline import Pipeline
 
-from lyric_utils._checks import check_tensors, checked
+from lyric_utils._checks import check_tensors
 from lyric_utils.classical import char_tfidf_ridge
-from lyric_utils.models import LoraRegressor
+from lyric_utils.models import LoraRegressor, Predictor
 from lyric_utils.profiles import Recipe
-from lyric_utils.songs import Lyrics, as_sung
 
 TEXT_FILE = "words.safetensors"  # of a checkpoint: what the ridge regression has learned
 
@@ -25,7 +24,7 @@ def blend_predictions(encoded: np.ndarray, text: np.ndarray, mean_valence: float
     return (mean_valence + recipe.rescale * (mean - mean_valence)).clip(0, 1)
 
 
-class BlendRegressor:
+class BlendRegressor(Predictor):
     """A fitted LoRA regressor and a fitted `char_tfidf_ridge`, blended by `blend_predictions`."""
 
     def __init__(self, encoder_model: LoraRegressor, text_model: Pipeline, mean_valence: float, recipe: Recipe):
@@ -35,13 +34,9 @@ class BlendRegressor:
             setattr(self, name, getattr(encoder_model, name))
         self.n_ngrams = len(_fitted_parts(text_model)[0].get_feature_names_out())
 
-    @checked
-    def predict(self, lyrics: Lyrics) -> np.ndarray:
-        """Valence of each song, see `SongRegressor.predict`."""
-        if not lyrics:
-            return np.zeros(0)
-        text = self.text_model.predict(as_sung(lyrics))
-        return blend_predictions(self.encoder_model.predict(lyrics), text, self.mean_valence, self.recipe)
+    def score_lyrics(self, lyrics: list[str]) -> np.ndarray:
+        text = self.text_model.predict(lyrics)
+        return blend_predictions(self.encoder_model.score_lyrics(lyrics), text, self.mean_valence, self.recipe)
 
     def state_files(self) -> dict[str, dict[str, torch.Tensor]]:
         ngrams, scaler, ridge = _fitted_parts(self.text_model)

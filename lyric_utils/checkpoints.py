@@ -15,7 +15,7 @@ import torch
 from pydantic import BeforeValidator, Field, InstanceOf, create_model
 from safetensors.torch import load, save
 
-from lyric_utils._checks import PathLike, Real, Seed, Whole, check_tensors, checked, validate
+from lyric_utils._checks import PathLike, Real, Seed, Share, Whole, check_tensors, checked, validate
 from lyric_utils._files import LyricsError, read_file, replacing
 from lyric_utils.blend import TEXT_FILE, BlendRegressor
 from lyric_utils.encoders import MINILM, MINILM_HUB_NAME, Encoder, hash_encoder, hash_parameters, load_encoder
@@ -46,9 +46,11 @@ def _as_today(fields: Any) -> Any:
 
 
 Version = Annotated[Whole, Field(ge=1, le=max(HASHES))]
+Residuals = Annotated[list[Share], Field(min_length=1)] | None
 # What the files of a checkpoint must say; they may say more.
 FIELDS = {"recipe": Annotated[Recipe, BeforeValidator(_as_today)], "version": Version, "sha256": dict[str, str]}
 FIELDS |= {"encoder": str, "encoder_sha256": str, "max_length": Whole, "stride": Whole, "profile": str, "seed": Seed}
+FIELDS |= {"residuals": (Residuals, None)}  # which checkpoints of earlier versions lack
 Config = create_model("Config", **FIELDS)
 History = list[create_model("Epoch", epoch=Whole, train_loss=Real, validation_mse=Real)]
 Metrics = Annotated[dict[str, Real | None], BeforeValidator(_without_nan)]
@@ -106,6 +108,7 @@ def save_model(
     config |= {"encoder": model.encoder.name, "encoder_sha256": hash_encoder(model.encoder)}
     config |= {"max_length": model.max_length, "stride": model.stride, "profile": profile, "seed": model.seed}
     config |= {"training_songs": training_songs, "versions": versions(), "sha256": {}}
+    config["residuals"] = validate(Residuals, model.residuals, "model.residuals")
     files = model.state_files()
     with replacing(folder) as new:
         new.mkdir()
@@ -142,7 +145,9 @@ def load_model(folder: PathLike, encoder: InstanceOf[Encoder] | None = None) -> 
     for name, tensors in expected.items():
         check_tensors(files[name], tensors)
     model.load_state_files(files)
-    return BlendRegressor.from_state(model, recipe, files[TEXT_FILE]) if is_blend else model.eval()
+    model = BlendRegressor.from_state(model, recipe, files[TEXT_FILE]) if is_blend else model.eval()
+    model.residuals = config.residuals
+    return model
 
 
 @checked

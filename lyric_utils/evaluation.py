@@ -1,15 +1,16 @@
-"""How good are the predicted valences? Scores, bootstrap intervals, errors by bin and calibration.
+"""How good are the predicted valences? Scores, intervals, errors by bin and calibration.
 
 All take lists, arrays or Series of one finite number per song, and raise `LyricsError` where they get anything else.
 """
 
+import math
 from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from lyric_utils._checks import Real, Seed, Whole, checked
+from lyric_utils._checks import Level, Seed, Whole, checked
 from lyric_utils._files import LyricsError, describe
 
 Resamples = Annotated[Whole, Field(ge=1, le=100_000)]
@@ -154,9 +155,23 @@ def resample_sums(terms, groups, resamples, seed):
 
 
 @checked
-def percentile_interval(value, draws, level: Annotated[Real, Field(gt=0, lt=1)]) -> Interval:
+def percentile_interval(value, draws, level: Level) -> Interval:
     """The percentile interval of the resampled values; those that are undefined (nan) are left out."""
     return Interval(float(value), *draws.quantile([(1 - level) / 2, (1 + level) / 2]))
+
+
+@checked
+def conformal_width(residuals, level: Level) -> float:
+    """How far below and above a prediction an interval reaches that holds the truth with at least that probability.
+
+    residuals: absolute errors on songs that were not trained on, and among which the new song could as well have been:
+    the guarantee is for songs of the same source. Of n residuals it is the ceil((n + 1) * level)-th smallest, infinite
+    if there is none. Sources: Vovk et al. 2005, "Algorithmic Learning in a Random World"; Lei et al. 2018,
+    "Distribution-Free Predictive Inference for Regression" (split conformal prediction).
+    """
+    (residuals,) = _columns(residuals=residuals)
+    rank = math.ceil(round((len(residuals) + 1) * level, 9))  # 100 * 0.55 is a little more than 55
+    return float(np.sort(residuals)[rank - 1]) if rank <= len(residuals) else math.inf
 
 
 def format_interval(value: float, low: float, high: float, digits: int = 4) -> str:

@@ -14,11 +14,12 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from pydantic import InstanceOf
 from torch import nn
 
-from lyric_utils._checks import Seed, Whole, checked
+from lyric_utils._checks import Level, Seed, Whole, checked
 from lyric_utils._files import LyricsError
 from lyric_utils._packed import Packing, packed_copy, to_device, use_fast_dropout
 from lyric_utils.chunking import Chunks, average_by_song, batch_by_tokens, check_windows, chunk_lyrics
 from lyric_utils.encoders import Encoder, pool_tokens, run_layer, run_layer_for_first_token
+from lyric_utils.evaluation import conformal_width
 from lyric_utils.features import CachedFeatures, EncoderFeatures, Features, OnTheFlyFeatures, embed_chunks, in_passes
 from lyric_utils.profiles import Recipe
 from lyric_utils.songs import Lyrics, as_sung, count_not_english
@@ -35,8 +36,33 @@ class RegressionHead(nn.Module):
         return self.layers(vectors).squeeze(-1)
 
 
-class SongRegressor(nn.Module):
-    """What all models share: the encoder they stand on, and prediction from lyrics.
+class Predictor:
+    """What all models and blends share: prediction from lyrics, which a subclass makes in `score_lyrics`."""
+
+    residuals: list[float] | None = None  # absolute errors on the validation songs, which intervals are made of
+
+    @checked
+    def predict(self, lyrics: Lyrics, interval: Level | None = None) -> np.ndarray:
+        """Valence of each song, float array (n_songs,) in [0, 1]; warns of songs that are not in English.
+
+        interval: a probability such as 0.9. It makes the array (n_songs, 3): prediction, and the low and high ends
+        between which the truth lies with that probability, see `evaluation.conformal_width`.
+        The model stays as it is, so threads can share it. Raises `LyricsError` if a song has no tokens or is no text,
+        or an interval is asked of a model without `residuals`.
+        """
+        if interval is not None and self.residuals is None:
+            raise LyricsError("the model has no residuals to make an interval of. Retrain it with train_or_load.")
+        if foreign := count_not_english(lyrics):
+            warnings.warn(f"{foreign:,} of {len(lyrics):,} songs are not in English", stacklevel=3)
+        prediction = self.score_lyrics(as_sung(lyrics)) if lyrics else np.zeros(0)
+        if interval is None:
+            return prediction
+        width = conformal_width(self.residuals, interval)
+        return np.stack([prediction, prediction - width, prediction + width], axis=1).clip(0, 1)
+
+
+class SongRegressor(Predictor, nn.Module):
+    """What all models share but blends: the encoder they stand on, and what a checkpoint keeps of them.
 
     A model says what it reads, `inputs_from_chunks(chunks)` of new songs and `inputs_from(features)` of songs whose
     features are known, and which `parts` (file name -> module) a checkpoint keeps: their `state_files()`.
@@ -51,17 +77,7 @@ class SongRegressor(nn.Module):
         super().__init__()
         self.encoder, self.recipe, self.max_length, self.stride = encoder, recipe, max_length, stride
 
-    @checked
-    def predict(self, lyrics: Lyrics) -> np.ndarray:
-        """Valence of each song, float array (n_songs,) in [0, 1]; warns of songs that are not in English.
-
-        The model stays as it is, so threads can share it. Raises `LyricsError` if a song has no tokens or is no text.
-        """
-        if not lyrics:
-            return np.zeros(0)
-        if foreign := count_not_english(lyrics):
-            warnings.warn(f"{foreign:,} of {len(lyrics):,} songs are not in English", stacklevel=3)
-        lyrics = as_sung(lyrics)
+    def score_lyrics(self, lyrics: list[str]) -> np.ndarray:
         return score_songs(self, chunk_lyrics(lyrics, self.encoder.tokenizer, self.max_length, self.stride))
 
     def start_at(self, valence: float) -> None:

@@ -12,7 +12,7 @@ from pydantic import InstanceOf
 from lyric_utils import checkpoints
 from lyric_utils._checks import checked, validate
 from lyric_utils._files import LyricsError
-from lyric_utils.blend import blend_predictions, fit_blend
+from lyric_utils.blend import BlendRegressor, blend_predictions, fit_blend
 from lyric_utils.checkpoints import Config, Model, Results
 from lyric_utils.chunking import Chunks, chunk_lyrics
 from lyric_utils.distillation import TEACHERS
@@ -87,19 +87,32 @@ def add_songs(split: Split, others: pd.DataFrame, scale: float = ALSO_SCALE) -> 
 
 def train_model(recipe: Recipe, data: Data, seed: int = 42, resume_file=None, pooler=None, teachers=TEACHERS,
                 **options) -> Trained:  # fmt: skip
-    """Build a model, train it and predict the test songs.
+    """Build a model, train it, let it keep its `residuals` and predict the test songs.
 
     pooler: see `build_model`; teachers: `soft_targets`; resume_file and options (initialise, precision): `fit`.
     """
-    if recipe.model == "blend":
-        lora = train_model(replace(recipe, model="lora"), data, seed, resume_file, pooler, teachers, **options)
-        blend = fit_blend(lora.model, data.split.train, recipe)
-        text = blend.text_model.predict(data.split.test["lyrics"])
-        return Trained(blend, lora.history, blend_predictions(lora.prediction, text, blend.mean_valence, recipe))
-    model = build_model(data.encoder, recipe, seed, data.profile.max_length, data.profile.stride, pooler)
+    is_blend, windows = recipe.model == "blend", (data.profile.max_length, data.profile.stride)
+    model = build_model(data.encoder, replace(recipe, model="lora") if is_blend else recipe, seed, *windows, pooler)
     examples = make_examples(model, data.split, data.features, teachers)
     history = fit(model, examples["train"], examples["validation"], resume_file, **options)
-    return Trained(model, history, score_songs(model, examples["test"].inputs, start_accelerator()))
+    model = fit_blend(model, data.split.train, recipe) if is_blend else model
+    model.residuals = find_residuals(model, data)
+    return Trained(model, history, predict_side(model, data, "test"))
+
+
+def predict_side(model: Model, data: Data, side: str) -> np.ndarray:
+    """Predictions of the songs on one side of the split, (n_songs,), from their features."""
+    if isinstance(model, BlendRegressor):
+        encoded = predict_side(model.encoder_model, data, side)
+        text = model.text_model.predict(getattr(data.split, side)["lyrics"])
+        return blend_predictions(encoded, text, model.mean_valence, model.recipe)
+    return score_songs(model, model.inputs_from(data.features[side]), start_accelerator())
+
+
+def find_residuals(model: Model, data: Data) -> list[float]:
+    """The absolute errors on the validation songs, ascending, to four digits."""
+    errors = data.split.validation["valence"] - predict_side(model, data, "validation")
+    return sorted(errors.abs().round(4))
 
 
 def save_trained(trained: Trained, data: Data, folder: str | Path) -> dict[str, float]:

@@ -21,6 +21,7 @@ from lyric_utils._files import LyricsError, check_target, describe, exclusive, o
 
 BLOCK, LETTERS = 256, 2**20  # songs, and about how many letters, that one process scores at a time
 HEADER, EMPTY = b"row,artist,title,prediction\n", b",\n"  # first line, and end of a line without prediction
+INTERVAL_HEADER = b"row,artist,title,prediction,low,high\n"
 
 
 def main() -> None:
@@ -30,12 +31,14 @@ def main() -> None:
     parser.add_argument("songs", type=Path, help=f"a table with a column 'lyrics': {kinds}")
     parser.add_argument("--model", type=Path, help="checkpoint folder (default: the shipped blend)")
     parser.add_argument("--out", type=Path, default=Path("scored.csv"), help="new table (default: %(default)s)")
+    parser.add_argument("--interval", type=float, help="such as 0.9: add the ends between which 90%% of truths lie")
     parser.add_argument("--overwrite", action="store_true", help="replace a table that this command wrote before")
     parser.add_argument("--resume", action="store_true", help="go on after the last whole block of a stopped run")
     run_command(lambda a: score_table(**vars(a)), arguments := parser.parse_args(), lambda: _left_of(arguments.out))
 
 
-def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False, overwrite: bool = False) -> None:
+def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False, overwrite: bool = False,
+                interval: float | None = None) -> None:  # fmt: skip
     """Score a table into `out`. Until it is complete it is beside `out` as a `.part`, which `resume` goes on with."""
     from lyric_utils.tables import STDIN, read_blocks
 
@@ -57,22 +60,25 @@ def score_table(songs: Path, model: Path | None, out: Path, resume: bool = False
 
     accelerator, model, foreign = start_accelerator(), model or shipped_folder("blend"), 0
     regressor = load_model(model)
-    run = hashlib.sha256(repr(known).encode() + read_file(model / "config.json"))
+    regressor.predict([], interval)  # an interval that it cannot give is refused before anything is written
+    header = HEADER if interval is None else INTERVAL_HEADER
+    run = hashlib.sha256(repr((known, interval)).encode() + read_file(model / "config.json"))
     part = out.with_name(f"{out.name}.{'0' * 8 if is_stdin else run.hexdigest()[:8]}.part")
     try:
         with ExitStack() as stack:
             if is_main := accelerator.is_main_process:
                 stack.enter_context(exclusive(out))
-            [skip] = broadcast_object_list([_blocks_in(part, out, resume, sizes) if is_main else None])
+            [skip] = broadcast_object_list([_blocks_in(part, out, resume, sizes, header) if is_main else None])
             if is_stdin:  # nothing could go on with its part
                 stack.callback(part.unlink, missing_ok=True)
             done, blocks = sum(sizes[:skip]), islice(_unchanged(blocks, known, songs, part), skip, None)
             bar = stack.enter_context(progress(desc="predict", unit="song", initial=done, total=sum(sizes) or None))
             while group := list(islice(blocks, accelerator.num_processes)):
-                scored = gather_object([_score_block(regressor, b) for b in group[accelerator.process_index :][:1]])
+                mine = group[accelerator.process_index :][:1]
+                scored = gather_object([_score_block(regressor, block, interval) for block in mine])
                 if is_main:
                     with open(part, "ab") as file:
-                        file.write(b"" if file.tell() else HEADER)
+                        file.write(b"" if file.tell() else header)
                         file.writelines(lines for lines, _ in scored)
                 bar.update(sum(map(len, group)))
                 foreign += sum(count for _, count in scored)
@@ -108,7 +114,7 @@ def _unchanged(blocks: Iterator, known: list[tuple[int, str]], songs: Path, part
 def _check_out(out: Path, songs: Path, may_replace: bool) -> None:
     """Raise `LyricsError` where a table must not be written: over another file, in a checkpoint, among the songs."""
     if os.path.lexists(out):
-        check_target(out, HEADER)
+        check_target(out, HEADER + b"|" + INTERVAL_HEADER)
         if not may_replace:
             raise LyricsError(f"{out}: exists already. Add --overwrite, or give another name with --out.")
     if all(os.path.isfile(out.parent / name) for name in ("config.json", "history.json")):
@@ -117,7 +123,7 @@ def _check_out(out: Path, songs: Path, may_replace: bool) -> None:
         raise LyricsError(f"{out}: lies among the songs, as one of them. Give another name with --out.")
 
 
-def _score_block(model, songs) -> tuple[bytes, int]:
+def _score_block(model, songs, interval: float | None) -> tuple[bytes, int]:
     """The lines of the output for some songs, none with a line break inside, and how many songs are not English."""
     from lyric_utils.songs import as_cell, count_not_english, has_words, normalise_lyrics
 
@@ -125,11 +131,13 @@ def _score_block(model, songs) -> tuple[bytes, int]:
     to_score = list(filter(has_words, lyrics))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*not in English")  # counted over all blocks instead
-        scores = iter(model.predict(to_score))
+        columns = 1 if interval is None else 3
+        scores = iter(model.predict(to_score, interval).reshape(-1, columns))
     block = io.StringIO()
     writer = csv.writer(block, lineterminator="\n")
     for row, artist, title, text in zip(songs["row"], songs["artist"], songs["title"], lyrics, strict=True):
-        writer.writerow([row, as_cell(artist), as_cell(title), f"{next(scores):.5f}" if has_words(text) else ""])
+        values = [f"{value:.5f}" for value in next(scores)] if has_words(text) else [""] * columns
+        writer.writerow([row, as_cell(artist), as_cell(title), *values])
     return block.getvalue().encode(), count_not_english(to_score)
 
 
@@ -143,10 +151,10 @@ def _left_of(out: Path) -> str:
     return f"{parts[0]} is kept, and the same command with --resume goes on from it." if parts else "nothing is kept."
 
 
-def _blocks_in(part: Path, out: Path, resume: bool, sizes: list[int]) -> int:
+def _blocks_in(part: Path, out: Path, resume: bool, sizes: list[int], header: bytes) -> int:
     """How many whole blocks a stopped run has left in its part, which is cut to them."""
     if (left := _find_parts(out)) and not (resume and part in left):
-        advice = "add --resume to go on with it, or" if part in left else "it is of other songs or another model:"
+        advice = "add --resume to go on with it, or" if part in left else "it is of other songs, model or interval:"
         raise LyricsError(f"{left[0]}: left by a run that was stopped; {advice} delete it to start anew.")
     if not left:
         if resume and os.path.lexists(out):
@@ -154,9 +162,9 @@ def _blocks_in(part: Path, out: Path, resume: bool, sizes: list[int]) -> int:
         return 0
     ends = {rows: number for number, rows in enumerate(accumulate(sizes, initial=0))}
     with open_file(part) as file:
-        if not HEADER.startswith(header := file.readline(len(HEADER))):
+        if not header.startswith(first := file.readline(len(header))):
             raise LyricsError(f"{part}: not the part of a table. Move it away.")
-        blocks, kept = 0, len(header) if header == HEADER else 0
+        blocks, kept = 0, len(first) if first == header else 0
         for rows, line in enumerate(file, 1):
             if rows in ends and line.endswith(b"\n"):
                 blocks, kept = ends[rows], file.tell()

@@ -117,6 +117,7 @@ def fit(model: InstanceOf[SongRegressor], train_set: InstanceOf[Examples], valid
                     now = {name: getattr(trainer, name).state_dict() for name in ("optimizer", "scaler")}
                     write_state(state | now, resume_file)
     model.copy_parameters(state["best"])
+    model.residuals = None  # those of other parameters
     model.eval()
     return history
 

@@ -890,6 +890,9 @@ FIELDS = {
     )},
     "sha256": {"text": "0" * 64, "null": None, "of numbers": {HEAD: 7}, "of null": {HEAD: None}},
     "recipe": {"text": "lora", "a number": 7, "null": None, "empty": {}},
+    "residuals": {"text": "0.5", "a number": 0.5, "a dict": {"0": 0.5}, "empty": [], "in a list": [[0.5]], **{
+        f"of {value}": [0.1, value] for value in (float("nan"), float("inf"), None, True, "0.5", -0.1, 1.1)
+    }},
 }  # fmt: skip
 BAD_FIELDS = {
     f"config: {field} {how}": BadCheckpoint("lora", _set("config.json", field, value), BOTH)

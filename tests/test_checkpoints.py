@@ -39,6 +39,35 @@ def test_save_and_load_give_the_same_predictions(model, tiny_encoder, tmp_path):
     assert list(results.predictions.columns) == list(PREDICTION_COLUMNS)
 
 
+def test_intervals_come_back(model, tiny_encoder, tmp_path):
+    """And the card tells of them; a checkpoint of a version without them is read, too."""
+    model.residuals = [0.0, 0.0625, 0.1234, 0.25, 1.0]
+    save_checkpoint(model, tmp_path / "model")
+    loaded = lu.load_model(tmp_path / "model", tiny_encoder)
+    assert loaded.residuals == model.residuals
+    np.testing.assert_array_equal(loaded.predict(SONGS, interval=0.6), model.predict(SONGS, interval=0.6))
+    assert "interval=0.9" in (tmp_path / "model" / "README.md").read_text()
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    del config["residuals"]
+    path.write_text(json.dumps(config))
+    old = lu.load_model(tmp_path / "model", tiny_encoder)
+    assert old.predict(SONGS).tolist() == model.predict(SONGS).tolist()
+    save_checkpoint(old, tmp_path / "again")
+    again = lu.load_model(tmp_path / "again", tiny_encoder)
+    assert old.residuals is again.residuals is None
+    assert "interval=" not in (tmp_path / "again" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("residuals", [[], [0.1, 1.1], [np.nan], [None], "0.1", 0.1])
+def test_residuals_that_are_none_are_not_saved(residuals, tiny_encoder, tmp_path):
+    model = lu.build_model(tiny_encoder, LORA_TUNED)
+    model.residuals = residuals
+    with pytest.raises(lu.LyricsError, match=r"model\.residuals"):
+        save_checkpoint(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_every_setting_of_a_recipe_comes_back(tiny_encoder, tmp_path):
     recipe = replace(LORA_TUNED, target_modules=("key", "output.dense"), attention_dropout=0.25, rank=2, rescale=2.0)
     model = disturb(lu.build_model(tiny_encoder, recipe, seed=7, max_length=64, stride=16))
@@ -66,6 +95,8 @@ def test_a_recipe_of_an_earlier_version_is_read(tiny_encoder, tmp_path):
 def test_a_shipped_checkpoint_has_the_recipe_of_its_profile(name, encoder):
     model, recipe = lu.load_model(shipped_folder(name), encoder), PROFILES["subset"].recipes[name]
     assert model.recipe == recipe
+    with pytest.raises(lu.LyricsError, match="no residuals"):  # it is older than they
+        model.predict(SONGS, interval=0.9)
     results = lu.load_results(shipped_folder(name))
     found = lu.score(results.predictions["valence"], results.predictions["prediction"])
     assert found["mse"] == pytest.approx(results.metrics["mse"], abs=1e-5)

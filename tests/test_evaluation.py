@@ -184,6 +184,26 @@ def test_calibration_has_equal_bins_ordered_by_prediction():
 
 
 @pytest.mark.parametrize(
+    ("songs", "level", "rank"),
+    [(1, 0.5, 1), (1, 0.51, None), (9, 0.9, 9), (9, 0.91, None), (10, 0.9, 10), (19, 0.05, 1), (99, 0.55, 55)],
+)
+def test_the_width_is_the_residual_of_that_rank_or_infinite(songs, level, rank):
+    residuals = np.random.default_rng(0).permutation(np.arange(1, songs + 1)) / 100
+    assert evaluation.conformal_width(residuals, level) == (np.inf if rank is None else rank / 100)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.9])
+@pytest.mark.parametrize("songs", [5, 19, 500])
+def test_the_truth_of_new_songs_is_within_the_width_as_often_as_promised(songs, level):
+    """On average over calibration songs: at least `level`, and less than 1 / (n + 1) more (Lei et al. 2018)."""
+    random, covered = np.random.default_rng(0), []
+    for _ in range(1_000):
+        residuals = np.abs(random.standard_t(3, songs + 1_000))
+        covered.append((residuals[songs:] <= evaluation.conformal_width(residuals[:songs], level)).mean())
+    assert level - 0.01 < np.mean(covered) < level + 1 / (songs + 1) + 0.01
+
+
+@pytest.mark.parametrize(
     ("call", "named"),
     [
         (lambda: evaluation.score([], []), "truth"),
@@ -200,6 +220,9 @@ def test_calibration_has_equal_bins_ordered_by_prediction():
         (lambda: evaluation.error_by_bin([0.1], [0.1], [5], [0, 1]), "outside"),
         (lambda: evaluation.error_by_bin([0.1], [0.1], [5], [9, 1]), "increasing"),
         (lambda: evaluation.calibration([0.1], [0.1], bins=2), "bins"),
+        (lambda: evaluation.conformal_width([], 0.9), "residuals"),
+        (lambda: evaluation.conformal_width([0.1, np.nan], 0.9), "residuals"),
+        (lambda: evaluation.conformal_width([0.1], 90), "level"),
     ],
 )
 def test_bad_input_is_named_in_one_sentence(call, named):

@@ -112,6 +112,38 @@ def test_prediction_is_one_score_per_song_within_0_and_1(model):
         model.predict(SONGS[0])
 
 
+def test_an_interval_lies_around_the_prediction_and_grows_with_its_probability(model):
+    model.residuals = [number / 100 for number in range(1, 20)]  # at 0.5 the tenth of them
+    prediction, widths = model.predict(SONGS), []
+    for level in (0.5, 0.9, 0.95, 0.99):
+        found = model.predict(SONGS, interval=level)
+        assert found.shape == (3, 3)
+        np.testing.assert_array_equal(found[:, 0], prediction)
+        assert (found[:, 1] >= 0).all()
+        assert (found[:, 1] <= prediction).all()
+        assert (prediction <= found[:, 2]).all()
+        assert (found[:, 2] <= 1).all()
+        widths.append(found[:, 2] - found[:, 1])
+        if level == 0.5:
+            np.testing.assert_allclose(found[:, 1:].T, [(prediction - 0.1).clip(0), (prediction + 0.1).clip(max=1)])
+    assert (np.diff(widths, axis=0) >= 0).all()
+    np.testing.assert_array_equal(found[:, 1:], [[0, 1]] * 3)  # 19 songs do not tell so much
+    assert model.predict([], interval=0.9).shape == (0, 3)
+
+
+@pytest.mark.parametrize("interval", [0, 1, 1.5, -0.1, 90, "0.9", True, np.nan, np.inf, [0.9]])
+def test_an_interval_of_no_probability_is_refused(interval, tiny_encoder):
+    model = lu.build_model(tiny_encoder, LORA_TUNED)
+    for model.residuals in (None, [0.1] * 9):
+        with pytest.raises(lu.LyricsError, match=r"^interval=.*: "):
+            model.predict(SONGS, interval=interval)
+
+
+def test_a_model_without_residuals_gives_no_interval(model):
+    with pytest.raises(lu.LyricsError, match=r"no residuals .* Retrain it"):
+        model.predict(SONGS, interval=0.9)
+
+
 def test_songs_that_are_not_english_are_scored_with_one_warning_that_counts_them(model):
     french = "Je ne regrette rien de ce que nous avons vécu ensemble sous la pluie de novembre"
     with pytest.warns(UserWarning, match="1 of 4 songs are not in English") as warned:

@@ -59,7 +59,7 @@ def table(tmp_path):
 class Constant:
     """A model that needs no time."""
 
-    def predict(self, lyrics):
+    def predict(self, lyrics, interval):
         return np.full(len(lyrics), 0.5)
 
 
@@ -136,7 +136,7 @@ def test_a_table_of_predictions_is_replaced_when_that_is_said_and_not_before(tab
     arguments = table, "--model", checkpoint, "--out", tmp_path / "scored.csv"
     run(*arguments)
     first = (tmp_path / "scored.csv").read_bytes()
-    monkeypatch.setattr(Constant, "predict", lambda self, lyrics: np.full(len(lyrics), 0.25))
+    monkeypatch.setattr(Constant, "predict", lambda self, lyrics, interval: np.full(len(lyrics), 0.25))
     with pytest.raises(SystemExit, match=r"error: .*scored\.csv: exists already\. Add --overwrite"):
         run(*arguments)
     with pytest.raises(SystemExit, match=r"error: .*scored\.csv: is complete already\. Add --overwrite"):
@@ -153,8 +153,8 @@ def test_a_replacement_that_is_stopped_leaves_the_table_before(table, checkpoint
     run(*arguments)
     before = (tmp_path / "scored.csv").read_bytes()
     with monkeypatch.context() as patch:
-        blocks = iter(range(3))
-        patch.setattr(Constant, "predict", lambda self, lyrics: np.full(len(lyrics), 0.1 * next(blocks)))
+        blocks = iter(range(4))
+        patch.setattr(Constant, "predict", lambda self, lyrics, interval: np.full(len(lyrics), 0.1 * next(blocks)))
         with pytest.raises(SystemExit):
             run(*arguments)
     assert (tmp_path / "scored.csv").read_bytes() == before
@@ -315,8 +315,8 @@ def test_a_table_that_changed_after_a_kill_is_noticed(change, checkpoint, tmp_pa
     before = table.read_bytes()
     assert len(before) > 2**20
     with monkeypatch.context() as patch:
-        blocks = iter([0.5, 0.5, 0.5])
-        patch.setattr(Constant, "predict", lambda self, lyrics: np.full(len(lyrics), next(blocks)))
+        blocks = iter([0.5, 0.5, 0.5, 0.5])
+        patch.setattr(Constant, "predict", lambda self, lyrics, interval: np.full(len(lyrics), next(blocks)))
         with pytest.raises(SystemExit):
             run(*arguments)
     [part] = tmp_path.glob("scored.csv.*.part")
@@ -343,13 +343,13 @@ def test_a_table_that_changed_after_a_kill_is_noticed(change, checkpoint, tmp_pa
 def test_a_model_that_changed_after_a_kill_is_noticed(table, checkpoint, tmp_path, monkeypatch):
     arguments = table, "--model", checkpoint, "--out", tmp_path / "scored.csv"
     with monkeypatch.context() as patch:
-        blocks = iter([0.5, 0.5])
-        patch.setattr(Constant, "predict", lambda self, lyrics: np.full(len(lyrics), next(blocks)))
+        blocks = iter([0.5, 0.5, 0.5])
+        patch.setattr(Constant, "predict", lambda self, lyrics, interval: np.full(len(lyrics), next(blocks)))
         with pytest.raises(SystemExit):
             run(*arguments)
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"seed": 7}))
-    with pytest.raises(SystemExit, match="of other songs or another model"):
+    with pytest.raises(SystemExit, match="of other songs, model or interval"):
         run(*arguments, "--resume")
 
 
@@ -361,13 +361,13 @@ def test_a_table_that_changes_while_it_is_scored_is_noticed(killed, checkpoint, 
     before, score_block, blocks = table.read_bytes(), predict._score_block, []
     arguments = table, "--model", checkpoint, "--out", tmp_path / "scored.csv"
 
-    def score(model, songs):
+    def score(model, songs, interval):
         blocks.append(songs)
         if len(blocks) == 2:
             table.write_bytes(before.replace(b"Ann", b"Ben"))
         if killed and len(blocks) == 12:
             raise MemoryError
-        return score_block(model, songs)
+        return score_block(model, songs, interval)
 
     with monkeypatch.context() as patch:
         patch.setattr(predict, "_score_block", score)
@@ -380,12 +380,12 @@ def test_a_table_that_changes_while_it_is_scored_is_noticed(killed, checkpoint, 
 
 
 def test_the_part_is_named_where_the_table_is_a_link(table, checkpoint, tmp_path, quick, monkeypatch, capsys):
-    def interrupted(self, lyrics):
+    def interrupted(self, lyrics, interval):
         if interrupted_after.pop():
             raise KeyboardInterrupt
         return np.full(len(lyrics), 0.5)
 
-    interrupted_after = [True, False]
+    interrupted_after = [True, False, False]
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out.csv").symlink_to(tmp_path / "elsewhere" / "scored.csv")
     monkeypatch.setattr(Constant, "predict", interrupted)

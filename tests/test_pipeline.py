@@ -65,6 +65,10 @@ def test_a_model_is_trained_once_and_loaded_afterwards(name, data, capsys):
     loaded, again = lu.train_or_load(data, name)
     assert f"{name}: loaded from tiny/{name}, trained on these songs before" in capsys.readouterr().out
     np.testing.assert_array_equal(loaded.predict(SONGS), trained.predict(SONGS))
+    validation = data.split.validation
+    errors = np.abs(validation["valence"] - trained.predict(validation["lyrics"]))
+    np.testing.assert_allclose(trained.residuals, np.sort(errors), atol=1e-3)
+    np.testing.assert_array_equal(loaded.predict(SONGS, interval=0.5), trained.predict(SONGS, interval=0.5))
     assert again.predictions.equals(results.predictions)
     assert again.history == results.history
     test, prediction = data.split.test, trained.predict(data.split.test["lyrics"])

@@ -2,7 +2,10 @@
 
 import csv
 import itertools
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,7 +94,7 @@ class Constant:
     def __init__(self):
         self.most = 0
 
-    def predict(self, lyrics):
+    def predict(self, lyrics, interval):
         self.most = max(self.most, len(lyrics))
         return np.full(len(lyrics), 0.5)
 
@@ -100,19 +103,19 @@ def use(model, monkeypatch):
     monkeypatch.setattr("lyric_utils.checkpoints.load_model", lambda folder: model)
 
 
-def stopped(table, untrained, out) -> Path:
+def stopped(table, untrained, out, **options) -> Path:
     """What a run leaves that is stopped in its second block."""
 
-    def score_one(model, block):
+    def score_one(*arguments):
         if next(blocks) == 2:
             raise KeyboardInterrupt
-        return score_block(model, block)
+        return score_block(*arguments)
 
     blocks, score_block = itertools.count(1), predict._score_block
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "_score_block", score_one)
         with pytest.raises(KeyboardInterrupt):
-            predict.score_table(table, untrained, out)
+            predict.score_table(table, untrained, out, **options)
     [part] = out.parent.glob(f"{out.name}.????????.part")
     assert len(part.read_bytes().splitlines()) == 1 + 8
     return part
@@ -128,11 +131,11 @@ def test_memory_is_that_of_a_block(untrained, tmp_path, monkeypatch):
     use(model, monkeypatch)
     score_block = predict._score_block
 
-    def noting(regressor, block):
+    def noting(regressor, block, interval):
         nonlocal most_held
         most_held = max(most_held, len(block))
         next(held)
-        return score_block(regressor, block)
+        return score_block(regressor, block, interval)
 
     monkeypatch.setattr(predict, "_score_block", noting)
     monkeypatch.setattr("lyric_utils.songs.count_not_english", len)
@@ -162,7 +165,7 @@ def test_resume_scores_only_what_is_missing(table, untrained, tmp_path, monkeypa
     out, model = tmp_path / "scored.csv", Constant()
     use(model, monkeypatch)
     given = []
-    model.predict = lambda lyrics: given.extend(lyrics) or np.full(len(lyrics), 0.5)
+    model.predict = lambda lyrics, interval: given.extend(lyrics) or np.full(len(lyrics), 0.5)
     predict.score_table(table, untrained, out)
     assert len(given) == 42
     lines = out.read_bytes().splitlines(keepends=True)
@@ -185,7 +188,7 @@ def test_what_a_stopped_run_left_is_never_deleted(table, untrained, tmp_path, mo
     assert left.read_text() == "precious"
     table.write_bytes(table.read_bytes().replace(b"harbour", b"harbor"))  # near the end
     for resume in (True, False):
-        with pytest.raises(lu.LyricsError, match=r"\.part: left by .* other songs or another model: delete it"):
+        with pytest.raises(lu.LyricsError, match=r"\.part: left by .* of other songs, model or interval: delete it"):
             predict.score_table(table, untrained, out, resume=resume)
     left.rename(tmp_path / "other.csv.0123abcd.part")
     predict.score_table(table, untrained, out)
@@ -220,7 +223,7 @@ def test_stopped_run_goes_on_with_resume(name, status, table, untrained, tmp_pat
 
 
 def test_interrupted_standard_input_leaves_nothing(table, untrained, tmp_path, monkeypatch, capsys):
-    def interrupted(model, songs):
+    def interrupted(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(predict, "_score_block", interrupted)
@@ -262,10 +265,10 @@ def test_two_processes_score_every_song_once_and_in_order(table, untrained, tmp_
     predict.score_table(table, untrained, whole)
     score_block = predict._score_block
 
-    def noting(model, songs):
+    def noting(model, songs, interval):
         with open(notes, "a") as file:
             file.writelines(f"{row}\n" for row in songs["row"])
-        return score_block(model, songs)
+        return score_block(model, songs, interval)
 
     monkeypatch.setattr(predict, "_score_block", noting)
     with two_processes(lambda: predict.score_table(table, untrained, out)) as both:
@@ -364,6 +367,68 @@ def test_places_that_cannot_be_written(table, untrained, tmp_path):
             with pytest.raises(lu.LyricsError, match=message):
                 predict.score_table(table, untrained, out, **options)
     assert table.read_bytes() == before
+
+
+@pytest.fixture
+def calibrated(untrained, tmp_path_factory):
+    """The same checkpoint with residuals of nine songs, for intervals up to 0.9."""
+    folder = shutil.copytree(untrained, tmp_path_factory.mktemp("calibrated") / "baseline")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"residuals": [0.01 * n for n in range(1, 10)]}))
+    return folder
+
+
+def test_an_interval_adds_two_columns(table, calibrated, tmp_path, capsys):
+    plain = scored(table, calibrated, tmp_path / "plain.csv")
+    result = scored(table, calibrated, tmp_path / "scored.csv", interval=0.9)
+    assert "42 songs scored, 8 rows without words left empty" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(result[plain.columns], plain)
+    assert result.columns.tolist() == [*plain.columns, "low", "high"]
+    has_words, ends = plain["prediction"].notna(), result[["low", "high"]].apply(pd.to_numeric)
+    assert ends[~has_words].isna().all(axis=None)
+    expected = np.stack([plain["prediction"] - 0.09, plain["prediction"] + 0.09], axis=1)[has_words].clip(0, 1)
+    np.testing.assert_allclose(ends[has_words], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("begun", "wanted"), [(None, 0.9), (0.9, None), (0.9, 0.8)])
+def test_a_run_is_resumed_with_its_own_interval_alone(begun, wanted, table, calibrated, tmp_path):
+    out, whole = tmp_path / "scored.csv", tmp_path / "whole.csv"
+    part = stopped(table, calibrated, out, interval=begun)
+    before = part.read_bytes()
+    with pytest.raises(lu.LyricsError, match=r"\.part: left by .* of other songs, model or interval: delete it"):
+        predict.score_table(table, calibrated, out, resume=True, interval=wanted)
+    assert part.read_bytes() == before
+    predict.score_table(table, calibrated, out, resume=True, interval=begun)
+    predict.score_table(table, calibrated, whole, interval=begun)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_tables_with_and_without_an_interval_replace_one_another(table, calibrated, tmp_path):
+    out, headers = tmp_path / "scored.csv", []
+    for interval in (None, 0.9, 0.5, None):
+        predict.score_table(table, calibrated, out, overwrite=True, interval=interval)
+        headers.append(out.read_bytes().splitlines()[0])
+    plain, wide = b"row,artist,title,prediction", b"row,artist,title,prediction,low,high"
+    assert headers == [plain, wide, wide, plain]
+    for header in (plain + b",mine", wide + b",mine", plain + b",low"):
+        out.write_bytes(header + b"\n")
+        with pytest.raises(lu.LyricsError, match="exists and is something else"):
+            predict.score_table(table, calibrated, out, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("interval", "message"),
+    [("90", r"interval=90\.0: "), ("nan", "interval=nan: "), ("0.9", "no residuals"), ("most", "invalid float value")],
+)
+def test_an_interval_that_cannot_be_given_is_refused_before_anything_is_written(
+    interval, message, table, untrained, tmp_path, monkeypatch, capsys
+):
+    command = ["predict", table, "--model", untrained, "--out", tmp_path / "new" / "a.csv", "--interval", interval]
+    monkeypatch.setattr(sys, "argv", [*map(str, command)])
+    with pytest.raises(SystemExit) as stopped:
+        predict.main()
+    assert re.search(message, f"{stopped.value.code}{capsys.readouterr().err}")
+    assert not (tmp_path / "new").exists()
 
 
 def test_command(table, untrained, tmp_path, monkeypatch, capsys):

@@ -109,16 +109,19 @@ def test_best_epoch_is_kept(encoder):
     ids=["baseline", "lora", "full"],
 )
 def test_fitting_always_starts_from_the_recipes_start(recipe, tiny_encoder, tmp_path):
-    """However often it is called on one model, and on a trained model that was loaded."""
+    """However often it is called on one model, and on a trained model that was loaded, whose residuals are gone."""
     model = lu.build_model(tiny_encoder, recipe)
     first = train(model), copied(model.trainable_parameters())
     assert train(model) == first[0]
     assert_same(model.trainable_parameters(), first[1])
+    model.residuals = [0.1]
     save_checkpoint(model, tmp_path / "model")
     loaded = lu.load_model(tmp_path / "model", tiny_encoder)
     assert_same(loaded.trainable_parameters(), first[1])
+    assert loaded.residuals == [0.1]
     assert train(loaded) == first[0]
     assert_same(loaded.trainable_parameters(), first[1])
+    assert loaded.residuals is None
 
 
 def test_cached_and_computed_features_give_the_same_losses(tiny_encoder, tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ from benchmarks.quality.methods import (
     write_predictions,
 )
 from lyric_utils.blend import fit_blend
-from lyric_utils.pipeline import Trained, resume_file_of, save_trained
+from lyric_utils.pipeline import Trained, find_residuals, resume_file_of, save_trained
 from lyric_utils.profiles import BLEND
 from lyric_utils.sources import cache_folder
 
@@ -114,6 +114,7 @@ def ship(problem: Problem, run: Run, trained: Trained | None, predicted: np.ndar
     if METHODS[run.method].encoded:
         lora = CHECKPOINTS / "lora"
         blend = fit_blend(lu.load_model(lora, data.encoder), data.split.train, BLEND)
+        blend.residuals = find_residuals(blend, data)
         trained = Trained(blend, lu.load_results(lora).history, predicted)
     save_trained(trained._replace(prediction=predicted[own.to_numpy()]), data, CHECKPOINTS / SHIPPED[run.column])
 
