@@ -63,7 +63,7 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
         raise ValueError(f"{path}: not a data frame in R's format ({describe(error)}). Download it again.") from error
     if missing:
         raise ValueError(f"{path}: column {missing[0]!r} is missing. Download it again.")
-    year = pd.to_numeric(table["year"], errors="coerce")
+    year = pd.to_numeric(table["year"], errors="coerce").astype(float)
     if not year.between(1900, 2100).all():
         raise ValueError(f"{path}: column 'year' holds something else than years. Download it again.")
     table = table[columns].astype(object).where(table[columns].notna(), None)

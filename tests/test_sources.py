@@ -19,7 +19,7 @@ from lyric_utils.tables import save_songs
 SONGS = pd.DataFrame(
     {"artist": list("abcde"), "title": list("vwxyz"), "lyrics": ["la"] * 5, "valence": [0.1, 0.2, 0.3, 0.4, 0.5]}
 )
-SAMPLE, SUBSET, PAPER = PROFILES["sample"], PROFILES["subset"], PROFILES["paper"]
+SAMPLE, BILLBOARD, SUBSET, PAPER = (PROFILES[name] for name in ("sample", "billboard", "subset", "paper"))
 
 
 @dataclass
@@ -52,15 +52,19 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def serve_subset(monkeypatch, url, content):
+    digest = hashlib.sha256(content).hexdigest()
+    monkeypatch.setitem(sources.SOURCES, "subset", (url, {"diversified.xlsx": digest}))
+
+
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     """A server that has a small table in place of the public one."""
     SONGS.to_excel(tmp_path / "served.xlsx")
     content = (tmp_path / "served.xlsx").read_bytes()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.site = Site(content, url=f"http://127.0.0.1:{server.server_port}/diversified.xlsx")
-    monkeypatch.setattr(sources, "SUBSET_URL", server.site.url)
-    monkeypatch.setattr(sources, "SUBSET_SHA256", hashlib.sha256(content).hexdigest())
+    server.site = Site(content, url=f"http://127.0.0.1:{server.server_port}")
+    serve_subset(monkeypatch, server.site.url, content)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield server.site
@@ -136,8 +140,8 @@ def test_not_found(site, cached):
 def test_nothing_listens(cached, monkeypatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound and not listening: the port refuses
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}/diversified.xlsx"
-        monkeypatch.setattr(sources, "SUBSET_URL", url)
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        serve_subset(monkeypatch, url, b"")
         assert "ConnectionError" in refused(url, cached)
 
 
@@ -163,7 +167,7 @@ def test_missing_sample(tmp_path, monkeypatch):
         sources.load_source(SAMPLE)
 
 
-@pytest.mark.parametrize("profile", [SUBSET, PAPER])
+@pytest.mark.parametrize("profile", [BILLBOARD, SUBSET, PAPER])
 def test_lyrics_data_stands_in_for_every_download(profile, tmp_path, monkeypatch):
     SONGS.to_csv(tmp_path / "own.csv")
     monkeypatch.setenv("LYRICS_DATA", str(tmp_path / "own.csv"))
@@ -173,12 +177,21 @@ def test_lyrics_data_stands_in_for_every_download(profile, tmp_path, monkeypatch
         sources.load_source(profile)
 
 
-def test_subset_is_the_promised_file():
-    assert sources.SUBSET_URL == (
-        "https://raw.githubusercontent.com/EdenBD/lyrics-sentiment/"
-        "7eaf7e0e1b0c2a1e4eb8aee9647e4bbed6bf0cc7/diversified.xlsx"
-    )
-    assert re.fullmatch("[0-9a-f]{64}", sources.SUBSET_SHA256)
+def test_lyrics_data_names_a_folder_with_the_files_of_a_source(tmp_path, monkeypatch):
+    monkeypatch.setenv("LYRICS_DATA", str(tmp_path))
+    with pytest.raises(LyricsError, match=r"LYRICS_DATA=.*: no diversified\.xlsx in it"):
+        sources.load_source(SUBSET)
+    SONGS.to_csv(tmp_path / "diversified.csv")
+    assert sources.load_source(SUBSET)["title"].tolist() == list("vwxyz")
+    with pytest.raises(LyricsError, match=r"LYRICS_DATA=.*: no lyrics\.rda in it"):
+        sources.load_source(BILLBOARD)
+
+
+@pytest.mark.parametrize("name", ["billboard", "subset"])
+def test_downloads_are_of_a_fixed_commit_with_known_checksums(name):
+    url, files = sources.SOURCES[name]
+    assert re.fullmatch(r"https://raw\.githubusercontent\.com/\w+/[\w-]+/[0-9a-f]{40}(/data)?", url)
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in files.values())
 
 
 def test_kaggle_is_asked_once(tmp_path, monkeypatch):
@@ -229,7 +242,7 @@ def test_draw_songs_all():
 
 
 def test_unknown_source():
-    with pytest.raises(LyricsError, match=r"source='tape': .*'sample', 'subset' or 'kaggle'"):
+    with pytest.raises(LyricsError, match=r"source='tape': .*'sample', 'billboard', 'subset' or 'kaggle'"):
         sources.load_source(replace(SUBSET, source="tape"))
 
 
