@@ -60,6 +60,8 @@ def to_device(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
 class Packing:
     """Which of the packed tokens belong to which chunk: `lengths`, and on the device what follows from them."""
 
+    position_bias: torch.Tensor | None = None  # added to attention scores, (1, heads, longest, longest), see `encoders`
+
     def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu"):
         self.lengths, count = [*map(int, lengths)], len(lengths)
         numbers = np.concatenate([[0], np.cumsum(lengths), np.repeat(np.arange(count), lengths)])
@@ -88,31 +90,35 @@ class Packing:
 def attend_within_chunks(query, key, value, queries: Packing, keys: Packing, dropout: nn.Dropout) -> torch.Tensor:
     """Softmax attention in which every chunk sees itself only: tensors (n_tokens, heads, head_size), packed.
 
+    Queries stand for the first tokens of their chunk: all of them, or one.
+
     On a GPU one call does all chunks. On a CPU a chunk at a time is faster: its attention weights fit into the cache.
     """
     p = dropout.p if dropout.training else 0.0
     if query.device.type == "cpu":
         chunks = zip(query.split(queries.lengths), key.split(keys.lengths), value.split(keys.lengths), strict=True)
-        return torch.cat([_attend_in_one(*chunk, dropout, p) for chunk in chunks])
-    if p == 0 and query.dtype != torch.float32 and _has_varlen():
+        return torch.cat([_attend_in_one(*chunk, keys.position_bias, dropout, p) for chunk in chunks])
+    if p == 0 and query.dtype != torch.float32 and keys.position_bias is None and _has_varlen():
         ends = queries.ends.int(), keys.ends.int()
         return varlen_attn(query, key, value, *ends, max(queries.lengths), max(keys.lengths))
     return attend_padded(query, key, value, queries, keys, p)
 
 
-def _attend_in_one(query, key, value, dropout: nn.Dropout, p: float) -> torch.Tensor:
+def _attend_in_one(query, key, value, bias: torch.Tensor | None, dropout: nn.Dropout, p: float) -> torch.Tensor:
     """Attention of one chunk: by PyTorch's fused kernel, or where that is slower by the textbook's steps.
 
     In the backward pass, and in bfloat16 without AMX, the steps are two to four times as fast.
     """
-    query, key, value = (states.transpose(0, 1)[None] for states in (query, key, value))
+    bias = None if bias is None else bias[..., : len(query), : len(key)]
+    query, key, value = (states.transpose(0, 1) for states in (query, key, value))
     if p == 0 and not query.requires_grad and (query.dtype == torch.float32 or _cpu_has("amx_bf16")):
-        context = F.scaled_dot_product_attention(query, key, value)
+        context = F.scaled_dot_product_attention(query[None], key[None], value[None], bias)[0]
     else:
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()  # a sixth faster
-        weights = ((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)).softmax(-1)
-        context = dropout(weights) @ value
-    return context[0].transpose(0, 1)
+        query, key = query * query.shape[-1] ** -0.5, key.transpose(-1, -2)
+        scores = query @ key if bias is None else torch.baddbmm(bias[0], query, key)
+        context = dropout(scores.softmax(-1)) @ value
+    return context.transpose(0, 1)
 
 
 def attend_padded(query, key, value, queries: Packing, keys: Packing, p: float = 0.0) -> torch.Tensor:
@@ -122,9 +128,11 @@ def attend_padded(query, key, value, queries: Packing, keys: Packing, p: float =
         padded = states.new_zeros(len(packing.lengths) * max(packing.lengths), *states.shape[1:])
         return padded.index_copy(0, packing.slot, states).unflatten(0, (len(packing.lengths), -1)).transpose(1, 2)
 
-    visible = torch.arange(max(keys.lengths), device=key.device) < keys.ends.diff()[:, None]
+    mask = (torch.arange(max(keys.lengths), device=key.device) < keys.ends.diff()[:, None])[:, None, None]
+    if keys.position_bias is not None:
+        mask = keys.position_bias[..., : max(queries.lengths), :].masked_fill(~mask, -torch.inf)
     padded = pad(query, queries), pad(key, keys), pad(value, keys)
-    context = F.scaled_dot_product_attention(*padded, visible[:, None, None], p)
+    context = F.scaled_dot_product_attention(*padded, mask, p)
     return context.transpose(1, 2).flatten(0, 1)[queries.slot]
 
 

@@ -1,4 +1,4 @@
-"""Pretrained encoders of the BERT family, and their layers on packed tokens.
+"""Pretrained encoders of the BERT family and MPNet, and their layers on packed tokens.
 
 The chunks of a batch lie one behind the other in one tensor, (n_tokens, hidden), beside the list of their lengths: no
 padding is ever computed. The layers are the modules of transformers themselves, so that peft can adapt them.
@@ -34,6 +34,7 @@ SETTINGS = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps",
 SETTINGS += ("position_embedding_type",)
 PROBE = "Déjà vu, naïve? Don't: 1,000 TIMES...\t(ﬁne) e\u0301 歌 🎵 unbelievableness [MASK]"
 PROBE += "".join(" " + "la" * count for count in (9, 20, 49, 60))
+MPNET_NAMES = {"query": "q", "key": "k", "value": "v"}  # what BERT and what MPNet calls the same linear layer
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Encoder:
 def load_encoder(name: Name = MINILM) -> Encoder:
     """Load an encoder: "minilm" (installed package, offline), a Hugging Face name, or a local folder.
 
-    Raises `LyricsError` if it cannot be found, is damaged or incomplete, or is not of the BERT family (BERT, RoBERTa,
-    ELECTRA ...).
+    Raises `LyricsError` if it cannot be found, is damaged or incomplete, or is neither of the BERT family (BERT,
+    RoBERTa, ELECTRA ...) nor MPNet.
     """
     source, options = minilm_folder() if name == MINILM else name, {"trust_remote_code": False}
     try:
@@ -121,10 +122,10 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def as_encoder(name: str, tokenizer, network: nn.Module) -> Encoder:
-    """Freeze a transformers model; raises `LyricsError` if it has not the layers of the BERT family."""
+    """Freeze a transformers model; raises `LyricsError` if it has not the layers of the BERT family or MPNet."""
     layers = getattr(getattr(network, "encoder", None), "layer", None)
     if not layers or not hasattr(layers[0], "intermediate") or not hasattr(network, "embeddings"):
-        raise LyricsError(f"encoder {name!r} is a {type(network).__name__}: an encoder of the BERT family is needed.")
+        raise LyricsError(f"encoder {name!r} is a {type(network).__name__}: one of the BERT family or MPNet is needed.")
     network.name_or_path = MINILM_HUB_NAME if name == MINILM else name  # peft writes it into adapter_config.json
     return Encoder(name, tokenizer, network.eval().requires_grad_(False))
 
@@ -163,13 +164,26 @@ def embed_tokens(network: nn.Module, input_ids: Sequence[np.ndarray]) -> tuple[t
     tokens = to_device(np.concatenate(input_ids).astype(np.int64), network.device)[None]
     positions = first_position(network) + packing.position[None]
     ids = {"input_ids": tokens, "position_ids": positions, "token_type_ids": torch.zeros_like(tokens)}
-    return network.embeddings(**ids)[0], packing
+    hidden = network.embeddings(**ids)[0]
+    packing.position_bias = position_bias(network, packing, hidden.dtype)
+    return hidden, packing
 
 
 def first_position(network: nn.Module) -> int:
-    """The number of a chunk's first position: 0, but in RoBERTa behind that of the padding."""
+    """The number of a chunk's first position: 0, but in RoBERTa and MPNet behind that of the padding."""
     padding = network.embeddings.position_embeddings.padding_idx
     return 0 if padding is None else padding + 1
+
+
+def position_bias(network: nn.Module, packing: Packing, dtype: torch.dtype) -> torch.Tensor | None:
+    """What all layers of MPNet add to the attention scores for the distance between two tokens; None for BERT.
+
+    Shape (1, heads, longest, longest). Source: Song et al. 2020, "MPNet", after Raffel et al. 2020, "T5".
+    """
+    if not hasattr(network.encoder, "compute_position_bias"):
+        return None
+    longest = torch.empty(1, max(packing.lengths), device=network.device)
+    return network.encoder.compute_position_bias(longest).to(dtype)
 
 
 def run_layer(layer: nn.Module, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
@@ -187,15 +201,24 @@ def run_layer_for_first_token(layer: nn.Module, hidden: torch.Tensor, packing: P
 
 
 def _run_layer(layer, queried, hidden, queries: Packing, keys: Packing) -> torch.Tensor:
-    attention = layer.attention.self
-    heads = attention.num_attention_heads
+    attention = self_attention(layer)
+    names = MPNET_NAMES.values() if hasattr(attention, "q") else MPNET_NAMES
+    linears = [getattr(attention, name) for name in names]
     query, key, value = (
-        project(linear, states).unflatten(-1, (heads, -1))
-        for linear, states in ((attention.query, queried), (attention.key, hidden), (attention.value, hidden))
+        project(linear, states).unflatten(-1, (attention.num_attention_heads, -1))
+        for linear, states in zip(linears, (queried, hidden, hidden), strict=True)
     )
     context = attend_within_chunks(query, key, value, queries, keys, attention.dropout).flatten(-2)
-    attended = layer.attention.output(context, queried)
+    if hasattr(attention, "o"):  # MPNet
+        attended = layer.attention.LayerNorm(layer.attention.dropout(attention.o(context)) + queried)
+    else:
+        attended = layer.attention.output(context, queried)
     return layer.output(layer.intermediate(attended), attended)
+
+
+def self_attention(layer: nn.Module) -> nn.Module:
+    """The part of a layer that its linear layers for query, key and value belong to."""
+    return getattr(layer.attention, "attn", None) or layer.attention.self  # of MPNet, of BERT
 
 
 def pool_tokens(hidden: torch.Tensor, packing: Packing, pooling: str, token_weights=None) -> torch.Tensor:

@@ -18,7 +18,15 @@ from lyric_utils._checks import Level, Seed, Whole, checked
 from lyric_utils._files import LyricsError
 from lyric_utils._packed import Packing, packed_copy, to_device, use_fast_dropout
 from lyric_utils.chunking import Chunks, average_by_song, batch_by_tokens, check_windows, chunk_lyrics
-from lyric_utils.encoders import Encoder, pool_tokens, run_layer, run_layer_for_first_token
+from lyric_utils.encoders import (
+    MPNET_NAMES,
+    Encoder,
+    pool_tokens,
+    position_bias,
+    run_layer,
+    run_layer_for_first_token,
+    self_attention,
+)
 from lyric_utils.evaluation import conformal_width
 from lyric_utils.features import CachedFeatures, EncoderFeatures, Features, OnTheFlyFeatures, embed_chunks, in_passes
 from lyric_utils.profiles import Recipe
@@ -148,7 +156,7 @@ class FineTunedRegressor(SongRegressor):
         shared = [encoder.network.embeddings, *encoder.layers[: self.frozen_layers]]
         self.adapted = self.adapt(copy.deepcopy(encoder.network, memo={id(module): module for module in shared}))
         for layer in self.adapted_layers:
-            layer.attention.self.dropout.p = recipe.attention_dropout
+            self_attention(layer).dropout.p = recipe.attention_dropout
         use_fast_dropout(self.adapted_layers)
         self.head, self.pooler = RegressionHead(encoder.hidden_size), pooler
 
@@ -177,6 +185,7 @@ class FineTunedRegressor(SongRegressor):
         """Scores of the chunks, (n_chunks,), from the hidden states of their tokens, (n_tokens, hidden)."""
         device, dtype = rows.device.type, self.adapted_layers[0].output.dense.weight.dtype
         rows = rows.to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype)
+        packing.position_bias = position_bias(self.adapted, packing, rows.dtype)
         *lower, top = self.adapted_layers
         outputs = [rows]
         for layer in lower:
@@ -198,7 +207,9 @@ class LoraRegressor(FineTunedRegressor):
 
     def adapt(self, network: nn.Module) -> nn.Module:
         recipe, layers = self.recipe, list(range(self.frozen_layers, len(self.encoder.layers)))
-        where = {"target_modules": [*recipe.target_modules], "layers_to_transform": layers, "layers_pattern": "layer"}
+        names = MPNET_NAMES if network.config.model_type == "mpnet" else {}
+        targets = [names.get(name, name) for name in recipe.target_modules]
+        where = {"target_modules": targets, "layers_to_transform": layers, "layers_pattern": "layer"}
         adapters = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=recipe.lora_dropout, **where)
         with warnings.catch_warnings():  # peft asks transformers 5 for an attribute by its old name
             warnings.simplefilter("ignore", FutureWarning)

@@ -23,7 +23,7 @@ class Recipe:
     pooling: Literal["cls", "mean", "distinct"] = "cls"  # how tokens become a vector, see `encoders.pool_tokens`
     pooled_layers: Count = 1  # of the last layers, averaged before pooling; 1 with "cls"
     adapted_layers: Count = 4  # top layers that carry adapters or are trained; the others stay frozen
-    target_modules: tuple[str, ...] = ("query", "value")  # linear layers that carry adapters
+    target_modules: tuple[str, ...] = ("query", "value")  # linear layers that carry adapters, by their names in BERT
     rank: Count = 4  # of the adapters, whose update is scaled by alpha / rank (Hu et al. 2021, LoRA)
     alpha: Annotated[Count, Field(le=1024)] = 8
     lora_dropout: Share = 0.0

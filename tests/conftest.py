@@ -31,7 +31,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from accelerate.state import AcceleratorState, PartialState  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
-from transformers import BertConfig, BertModel, BertTokenizer  # noqa: E402
+from torch import nn  # noqa: E402
+from transformers import BertConfig, BertModel, BertTokenizer, MPNetConfig, MPNetModel, MPNetTokenizer  # noqa: E402
 
 import lyric_utils as lu  # noqa: E402
 from lyric_utils.blend import BlendRegressor  # noqa: E402
@@ -172,6 +173,21 @@ def encoder_folder(tiny_encoder, tmp_path_factory):
     tiny_encoder.network.save_pretrained(folder)
     tiny_encoder.tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_mpnet(tmp_path_factory):
+    """An MPNet of that size whose distances between tokens matter, from a folder that also holds a pooler."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("mpnet") / "encoder"
+    words = (minilm_folder() / "vocab.txt").read_text(encoding="utf-8").split("\n")[:8_000]
+    tokens = ["<s>", "<pad>", "</s>", "<mask>", *words]
+    MPNetTokenizer({token: number for number, token in enumerate(tokens)}, model_max_length=512).save_pretrained(folder)
+    size = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 64}
+    network = MPNetModel(MPNetConfig(vocab_size=len(tokens), max_position_embeddings=514, **size))
+    nn.init.normal_(network.encoder.relative_attention_bias.weight, std=2.0)
+    network.save_pretrained(folder)
+    return lu.load_encoder(folder)
 
 
 def disturb(model):

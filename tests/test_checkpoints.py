@@ -10,7 +10,6 @@ from conftest import ROOT, SONGS, disturb, save_checkpoint
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from torch import nn
-from transformers import BertModel
 
 import lyric_utils as lu
 from lyric_utils.checkpoints import PREDICTION_COLUMNS, shipped_folder, tabulate_predictions
@@ -103,17 +102,19 @@ def test_a_shipped_checkpoint_has_the_recipe_of_its_profile(name, encoder):
     assert len(results.history) == recipe.epochs
 
 
-def test_stock_peft_loads_the_adapter(tiny_encoder, tmp_path):
-    lora = disturb(lu.build_model(tiny_encoder, LORA_TUNED))
+@pytest.mark.parametrize("family", ["tiny_encoder", "tiny_mpnet"])
+def test_stock_peft_loads_the_adapter(request, family, tmp_path):
+    encoder = request.getfixturevalue(family)
+    lora = disturb(lu.build_model(encoder, LORA_TUNED))
     save_checkpoint(lora, tmp_path / "lora")
-    fresh = BertModel(tiny_encoder.network.config, add_pooling_layer=False)
-    fresh.load_state_dict(tiny_encoder.network.state_dict())
+    fresh = type(encoder.network)(encoder.network.config, add_pooling_layer=False)
+    fresh.load_state_dict(encoder.network.state_dict())
     stock = PeftModel.from_pretrained(fresh, tmp_path / "lora").eval()
-    ids = torch.tensor([tiny_encoder.tokenizer(SONGS[0])["input_ids"]])
+    ids = torch.tensor([encoder.tokenizer(SONGS[0])["input_ids"]])
     with torch.no_grad():
         adapted = lora.eval().adapted(ids).last_hidden_state
         torch.testing.assert_close(stock(ids).last_hidden_state, adapted)
-        assert not torch.allclose(tiny_encoder.network(ids).last_hidden_state, adapted)
+        assert not torch.allclose(encoder.network(ids).last_hidden_state, adapted)
 
 
 def test_a_checkpoint_has_a_card_and_names_no_path_of_this_machine(encoder, tmp_path):

@@ -46,10 +46,13 @@ def roberta():
     return as_encoder("roberta", None, RobertaModel(config, add_pooling_layer=False))
 
 
-@pytest.mark.parametrize("family", ["encoder", "tiny_encoder", "roberta"])
+@pytest.mark.parametrize("family", ["encoder", "tiny_encoder", "roberta", "tiny_mpnet"])
 @pytest.mark.parametrize("first_token_only", [False, True])
 def test_packed_layers_equal_padded_transformers(request, family, first_token_only):
-    """Of BERT and of RoBERTa, which counts positions from the padding index; a chunk never sees its neighbours."""
+    """Of BERT, of RoBERTa, which counts positions from the padding index, and of MPNet, which weighs distances, too.
+
+    A chunk never sees its neighbours.
+    """
     network = request.getfixturevalue(family).network
     chunks = random_chunks(vocabulary=network.config.vocab_size)
     with torch.no_grad():
@@ -67,16 +70,18 @@ def test_packed_layers_equal_padded_transformers(request, family, first_token_on
                 torch.testing.assert_close(chunk, other[: len(chunk)], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("family", "names"), [("tiny_encoder", ["query", "value"]), ("tiny_mpnet", ["q", "v"])])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_adapters_get_the_gradients_of_stock_peft(tiny_encoder, pooling):
+def test_adapters_get_the_gradients_of_stock_peft(request, family, names, pooling):
     """Same loss and same gradients as get_peft_model(BertModel) on a padded batch, dropout off."""
+    encoder = request.getfixturevalue(family)
     recipe = LORA_PAPER if pooling == "cls" else replace(LORA_TUNED, pooling="mean", pooled_layers=1)
-    model = lu.build_model(tiny_encoder, recipe).eval()
+    model = lu.build_model(encoder, recipe).eval()
     adapted_layers = range(2, 6)
-    stock = BertModel(tiny_encoder.network.config, add_pooling_layer=False)
-    stock.load_state_dict(tiny_encoder.network.state_dict())
+    stock = type(encoder.network)(encoder.network.config, add_pooling_layer=False)
+    stock.load_state_dict(encoder.network.state_dict())
     targets = {"layers_to_transform": [*adapted_layers], "layers_pattern": "layer"}
-    adapters = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=["query", "value"], **targets)
+    adapters = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=names, **targets)
     stock = get_peft_model(stock, adapters).eval()
     ours, theirs = dict(model.adapted.named_parameters()), dict(stock.named_parameters())
     assert ours.keys() == theirs.keys()
@@ -87,16 +92,16 @@ def test_adapters_get_the_gradients_of_stock_peft(tiny_encoder, pooling):
                 ours[name].copy_(values)
 
     chunks = random_chunks()
-    inputs = padded(chunks, 0)
+    inputs = padded(chunks, encoder.network.config.pad_token_id)
     hidden, mask = stock(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
     vectors = hidden[:, 0] if pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
     expected = model.head(vectors)
     expected.square().sum().backward()
 
-    rows, packing = embed_tokens(tiny_encoder.network, chunks)
-    for layer in tiny_encoder.layers[:2]:
+    rows, packing = embed_tokens(encoder.network, chunks)
+    for layer in encoder.layers[:2]:
         rows = run_layer(layer, rows, packing)
-    scores = model(rows.detach(), packing)
+    scores = model(rows.detach(), Packing(LENGTHS))  # as cached features give it
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
     model.head.zero_grad()
     scores.square().sum().backward()
@@ -107,14 +112,22 @@ def test_adapters_get_the_gradients_of_stock_peft(tiny_encoder, pooling):
         torch.testing.assert_close(ours[name].grad, theirs[name].grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
+def with_position_bias(dtype=torch.float32) -> Packing:
+    packing = Packing(LENGTHS)
+    packing.position_bias = torch.randn(1, 4, 120, 120, generator=torch.manual_seed(1)).to(dtype)
+    return packing
+
+
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_in_steps_equals_the_fused_kernel(dtype):
+def test_attention_in_steps_equals_the_fused_kernel(dtype, biased):
     """What training and bf16 run (in steps) is what prediction runs (fused), values and gradients."""
+    packing, exact_packing = (with_position_bias(each) if biased else PACKING for each in (dtype, torch.float32))
     torch.manual_seed(0)
     query, key, value = (torch.randn(sum(LENGTHS), 4, 32, dtype=dtype).requires_grad_() for _ in range(3))
     no_dropout = nn.Dropout(0.0)
-    attended = attend_within_chunks(query, key, value, PACKING, PACKING, no_dropout)
-    exact = attend_within_chunks(*(x.detach().float() for x in (query, key, value)), PACKING, PACKING, no_dropout)
+    attended = attend_within_chunks(query, key, value, packing, packing, no_dropout)
+    exact = attend_within_chunks(*(x.detach().float() for x in (query, key, value)), *[exact_packing] * 2, no_dropout)
     tolerance = 1e-5 if dtype == torch.float32 else 0.03
     torch.testing.assert_close(attended.float(), exact, atol=tolerance, rtol=0)
     chunk = slice(0, LENGTHS[0])
@@ -210,11 +223,12 @@ def test_without_the_packed_product_nothing_changes(tiny_encoder, monkeypatch):
     assert not any("forward" in vars(module) for module in packed_copy(tiny_encoder.network).modules())
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("queries", [LENGTHS, [1] * len(LENGTHS)])
-def test_padded_attention_equals_attention_chunk_by_chunk(queries):
-    """What a GPU without a kernel for packed chunks runs, values and gradients."""
+def test_padded_attention_equals_attention_chunk_by_chunk(queries, biased):
+    """What a GPU without a kernel for packed chunks runs, or with MPNet, values and gradients."""
+    packing = Packing(queries), with_position_bias() if biased else PACKING
     torch.manual_seed(0)
-    packing = Packing(queries), Packing(LENGTHS)
     shapes = (sum(queries), 4, 32), (sum(LENGTHS), 4, 32), (sum(LENGTHS), 4, 32)
     tensors = [torch.randn(shape, requires_grad=True) for shape in shapes]
     results = []

@@ -75,9 +75,12 @@ def test_building_a_model_leaves_the_encoder_as_it_was(recipe, tiny_encoder):
     assert model.adapted_layers[0].training
 
 
-def test_full_fine_tuning_trains_all_layers(tiny_encoder):
-    trained = lu.build_model(tiny_encoder, FULL).trainable_parameters()
-    layers = sum(values.numel() for values in tiny_encoder.layers.parameters())
+@pytest.mark.parametrize("family", ["tiny_encoder", "tiny_mpnet"])
+def test_full_fine_tuning_trains_all_layers(request, family):
+    """And nothing else, such as the weights of distances that the layers of MPNet share."""
+    encoder = request.getfixturevalue(family)
+    trained = lu.build_model(encoder, FULL).trainable_parameters()
+    layers = sum(values.numel() for values in encoder.layers.parameters())
     assert sum(values.numel() for name, values in trained.items() if not name.startswith("head.")) == layers
 
 
