@@ -3,6 +3,7 @@
 Every program in this folder and every table and figure of results reads it.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -23,6 +24,7 @@ from lyric_utils.songs import Split, artist_key
 from lyric_utils.sources import cache_folder
 
 RESULTS = Path(__file__).parent / "results"
+MPNET = os.environ.get("LYRICS_MPNET", "sentence-transformers/all-mpnet-base-v2")  # 12 x 768; or a folder with it
 TABLES = ("billboard", "subset")  # profiles whose songs are test songs; "both" trains on those of both
 LAST_YEAR = 1999  # of the songs to learn from, in the protocol "time"
 TEXT = "char_structure_ridge"  # what a blend averages with a method that reads the encoder
@@ -94,6 +96,7 @@ class Method:
     options: Mapping[str, object] = field(default_factory=dict)  # of a trained model: arguments of train_model
     make_pooler: Callable = lambda encoder, recipe: None  # of a trained model
     encoded: str | None = None  # a blend: the method whose saved predictions are averaged with those of `TEXT`
+    encoder: str = "minilm"  # what it reads the songs with
 
     @property
     def has_seeds(self) -> bool:
@@ -141,6 +144,11 @@ METHODS = {
     "lora": Method("LoRA", recipe=LORA_TUNED),
     "full": Method("full fine-tuning", recipe=FULL),
     "blend": Method("blend: LoRA + text", encoded="lora"),
+    "nystroem_mpnet": Method(
+        "MPNet, four layers + Nyström ridge", on_vectors("distinct", 4, classical.nystroem_ridge), encoder=MPNET
+    ),
+    "lora_mpnet": Method("MPNet, LoRA", recipe=LORA_TUNED, encoder=MPNET),
+    "blend_mpnet": Method("MPNet, blend: LoRA + text", encoded="lora_mpnet"),
 }
 
 
@@ -163,14 +171,14 @@ def load_songs() -> pd.DataFrame:
 
 
 @cache
-def load_features() -> tuple:
+def load_features(name: str) -> tuple:
     """Encoder, chunks, and a function that gives the features, of `load_songs`."""
-    encoder = lu.load_encoder()
+    encoder = lu.load_encoder(name)
     chunks = lu.chunk_lyrics(load_songs()["lyrics"], encoder.tokenizer)
     return encoder, chunks, cache(partial(lu.extract_features, encoder, chunks))
 
 
-def make_problem(trained_on: str, train, validation, held) -> Problem:
+def make_problem(trained_on: str, encoder: str, train, validation, held) -> Problem:
     """What a profile learns from, its songs in the masks `train` and `validation`; and the `held` of both tables."""
     songs = load_songs().assign(position=range(len(load_songs())))
     own = songs["table"] == ("billboard" if trained_on == "both" else trained_on)
@@ -178,10 +186,10 @@ def make_problem(trained_on: str, train, validation, held) -> Problem:
     if trained_on == "both":
         learned = add_songs(Split(learned, songs[validation & own], songs[held]), songs[train & ~own])
     sides = learned["position"].to_numpy(), np.flatnonzero(validation & own), np.flatnonzero(held)
-    return Problem(trained_on, songs, *load_features(), *sides, learned["valence"].to_numpy())
+    return Problem(trained_on, songs, *load_features(encoder), *sides, learned["valence"].to_numpy())
 
 
-def problems(protocol: str, trained_on: str) -> list[Problem]:
+def problems(protocol: str, trained_on: str, encoder: str = "minilm") -> list[Problem]:
     """What is trained in a protocol.
 
     "test": on the training songs, tested once on the test artists. "folds": five times on four fifths of the other
@@ -190,17 +198,20 @@ def problems(protocol: str, trained_on: str) -> list[Problem]:
     """
     songs = load_songs()
     if protocol == "test":
-        return [make_problem(trained_on, *(songs["side"] == side for side in Split._fields))]
+        return [make_problem(trained_on, encoder, *(songs["side"] == side for side in Split._fields))]
     if protocol == "folds":
         folds, known = songs["fold"], songs["side"] != "test"
-        return [make_problem(trained_on, known & (folds != fold), folds == fold, folds == fold) for fold in range(5)]
+        return [
+            make_problem(trained_on, encoder, known & (folds != fold), folds == fold, folds == fold)
+            for fold in range(5)
+        ]
     if protocol == "song":
         draw = pd.Series(np.random.default_rng(42).uniform(size=len(songs)))
-        return [make_problem(trained_on, draw < 0.8, draw.between(0.8, 0.9, "left"), draw >= 0.9)]
+        return [make_problem(trained_on, encoder, draw < 0.8, draw.between(0.8, 0.9, "left"), draw >= 0.9)]
     later = songs["year"] > LAST_YEAR
     artists = songs["artist"].map(artist_key)
     others, validated = ~artists.isin(artists[later]), songs["side"] == "validation"
-    return [make_problem(trained_on, others & ~validated, others & validated, later)]
+    return [make_problem(trained_on, encoder, others & ~validated, others & validated, later)]
 
 
 def column_of(name: str, trained_on: str, seed: int = 42) -> str:
