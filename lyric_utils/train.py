@@ -14,7 +14,7 @@ from lyric_utils._files import visible
 def main() -> None:
     """Train one model of a profile and save its checkpoint."""
     parser = Parser(prog="python -m lyric_utils.train", description=main.__doc__)
-    parser.add_argument("--profile", help="sample, subset or paper (default: LYRICS_PROFILE, or sample)")
+    parser.add_argument("--profile", help="sample, billboard, both, subset, paper (default: LYRICS_PROFILE or sample)")
     parser.add_argument("--model", default="lora", help="a recipe of the profile (default: lora)")
     parser.add_argument("--out", type=Path, help="checkpoint folder (default: runs/PROFILE/MODEL)")
     parser.add_argument("--seed", type=int, default=42, help="of the training; the split keeps the profile's seed")

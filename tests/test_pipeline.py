@@ -14,7 +14,7 @@ import lyric_utils as lu
 from lyric_utils import checkpoints, train, training
 from lyric_utils.blend import BlendRegressor
 from lyric_utils.models import score_songs
-from lyric_utils.pipeline import resume_file_of, save_trained, train_model
+from lyric_utils.pipeline import add_songs, load_split, resume_file_of, save_trained, train_model
 from lyric_utils.profiles import BASELINE, BLEND, LORA_TUNED, PROFILES, Profile
 
 QUICK = {"epochs": 3, "init": "mean", "distillation_weight": 0.0}
@@ -289,3 +289,34 @@ except SystemExit as stop:
 def test_importing_the_package_loads_no_library():
     done = run_python("-c", f"import lyric_utils, sys; print({HEAVY} & set(sys.modules), 'fit' in dir(lyric_utils))")
     assert done.stdout == "set() True\n", done.stderr
+
+
+# ---------------------------------------------------------------- a second table
+
+
+def test_songs_of_a_second_table_are_added_on_the_scale_of_the_first(sample):
+    split = lu.split_songs(sample.iloc[:75].drop(columns="split"), by="song")
+    others = sample.iloc[60:].drop(columns="split").assign(valence=np.linspace(0, 1, 90))
+    train = add_songs(split, others, scale=0.5)
+    added = train.iloc[len(split.train) :]
+    assert train.iloc[: len(split.train)].equals(split.train)
+    assert added["title"].tolist() == sample["title"].iloc[75:].tolist(), "songs of any side are not added again"
+    assert added["valence"].mean() == pytest.approx(split.train["valence"].mean())
+    assert np.ptp(added["valence"]) == pytest.approx(0.5 * np.ptp(others["valence"].iloc[15:]))
+
+
+def test_two_tables_share_the_sides_of_their_artists(sample, tmp_path, monkeypatch, capsys):
+    """The profile "both": its artists' sides are those of each table alone, and all it is tested on is of the first."""
+    tables = {"billboard": sample.iloc[:90], "subset": sample.iloc[60:]}
+    for name, songs in tables.items():
+        songs.drop(columns="split").to_csv(tmp_path / f"{name}.csv", index=False)
+
+    def read(profile):
+        return lu.read_songs(tmp_path / f"{profile.source}.csv")
+
+    monkeypatch.setattr("lyric_utils.pipeline.load_source", read)
+    both, first, second = (load_split(PROFILES[name]) for name in ("both", "billboard", "subset"))
+    assert both.test.equals(first.test)
+    assert set(both.train["artist"]) == set(first.train["artist"]) | set(second.train["artist"])
+    assert not set(both.train["artist"]) & (set(first.test["artist"]) | set(second.test["artist"]))
+    assert "90 rows in, 90 songs kept" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import lyric_utils as lu
-from lyric_utils.songs import artist_key, fingerprint_songs, normalise_lyrics, words_key
+from lyric_utils.songs import artist_key, as_sung, fingerprint_songs, normalise_lyrics, words_key
 from lyric_utils.tables import read_blocks
 
 RIVER = "We walked along the river and the morning was warm,\nand nobody asked where we had been."
@@ -273,6 +273,19 @@ def test_merged_copies_all_else_from_the_first():
 def test_normalise_lyrics():
     assert normalise_lyrics("  a \r\n\r\n\r\n\r\n b\t\rc\x00d\ud800 \n") == "a\n\nb\nc d?"
     assert normalise_lyrics(5) == 5
+
+
+def test_section_marks_are_not_sung():
+    marked = (
+        "[Verse 1: Ann]\nDown to the river [x2]\n{Bridge}\nRepeat chorus\n(Chorus x 3)\nINTRO:\nThe chorus of birds"
+    )
+    assert normalise_lyrics(marked) == "Down to the river\n\nThe chorus of birds"
+    assert normalise_lyrics("an open [ bracket\nand a ] closed one") == "an open [ bracket\nand a ] closed one"
+    assert normalise_lyrics("(Instrumental)") == ""
+
+
+def test_a_model_reads_songs_as_they_are_sung_or_as_they_are():
+    assert as_sung(["[Chorus]\nhome", "[Instrumental]"]) == ["home", "[Instrumental]"]
 
 
 anything = st.one_of(
