@@ -1,6 +1,5 @@
 """Draw the figures of README.md and RESULTS.md from saved files, without lyrics: python assets/draw_figures.py"""
 
-import json
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +13,13 @@ from matplotlib.path import Path as Line
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for `benchmarks`, which is not installed
 from benchmarks.quality import comparison
-from benchmarks.quality.methods import METHODS, RESULTS
+from benchmarks.quality.methods import METHODS
 from lyric_utils import plots
-from lyric_utils.evaluation import Interval, score
+from lyric_utils.evaluation import score
 
 ASSETS = Path(__file__).resolve().parent
-IN_README = ["constant", "baseline", "word_tfidf_ridge", "lora_paper", "lora", "blend"]
-MOODS = ["below 0.25", "0.25–0.5", "0.5–0.75", "from 0.75"]
+TWO_TABLES = [METHODS[name].label for name in ("lora", "blend")]
+IN_README = [METHODS[name].label for name in ("constant", "baseline", "word_tfidf_ridge", "lora_paper", "lora")]
 BOX_STYLES = {
     "data": {"facecolor": "#F0F0F0", "edgecolor": plots.GREY},
     "frozen": {"facecolor": "#D3E6F3", "edgecolor": plots.BLUE},
@@ -65,33 +64,20 @@ def main() -> None:
     plots.use_style()
     save(draw_diagram(MODEL), "model")
     save(draw_diagram(BASELINE), "baseline")
-    measured, analyses = comparison.load_comparison(), json.loads((RESULTS / "analyses.json").read_text())
-    table, ceiling = comparison.compare(measured), Interval(**analyses["noise_ceiling"])
-    least = {"least MSE that words allow, estimated": (1 - ceiling.value) * float(np.var(measured.truth))}
-    save(plots.metric_bars(table["mse"], reference=least), "results_all")
-    save(plots.metric_bars(table["mse"].loc[[METHODS[name].label for name in IN_README]], reference=least), "results")
-    blend, truth = METHODS["blend"].label, measured.truth
-    prediction = measured.predictions[blend][0]  # of one seed, and so is the R2 in the title
+    own, both = (comparison.load_comparison(trained_on=name) for name in ("billboard", "both"))
+    table, more = (comparison.compare(measured)["mse"] for measured in (own, both))
+    more = more[more.index.isin(TWO_TABLES)].rename(index="{}, both tables".format)
+    save(plots.metric_bars(pd.concat([table, more])), "results_all")
+    save(plots.metric_bars(pd.concat([table[table.index.isin(IN_README)], more])), "results")
+    blend, truth = METHODS["blend"].label, both.truth
+    prediction = both.predictions[blend][0]  # of one seed, and so is the R2 in the title
     r2 = score(truth, prediction)["r2"]
     save(plots.truth_against_prediction(truth, prediction, blend, r2), "truth_against_prediction")
-    larger = {METHODS[name].label: analyses["extrapolated"][name] for name in ("lora", "blend")}
-    larger = {label: pd.DataFrame(sizes).T.rename(index=int) for label, sizes in larger.items()}
-    save(plots.learning_curve(comparison.load_curves(), larger, ceiling), "learning_curve")
-    save(draw_moods(analyses["moods"]["4 moods"]), "moods")
 
 
 def save(ax: Axes, name: str) -> None:
     """Write one figure as PNG, the same bytes on the same machine."""
     ax.figure.savefig(ASSETS / f"{name}.png", metadata={"Software": None})
-
-
-def draw_moods(moods: dict) -> Axes:
-    """Confusion of four mood classes, from the regression and from the classifier head."""
-    _, axes = plt.subplots(1, 2, figsize=(10, 4.7))
-    for ax, method in zip(axes, ("LoRA", "classifier head"), strict=True):
-        plots.confusion(moods[method]["confusion"], MOODS, ax=ax)
-        ax.set_title(f"{method}: {moods[method]['accuracy']:.0%} correct")
-    return axes[0]
 
 
 def draw_diagram(rows: list[list[tuple[str, str, str]]]) -> Axes:

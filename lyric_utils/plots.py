@@ -10,17 +10,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-from sklearn.metrics import ConfusionMatrixDisplay
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY, LIGHT_GREY = "#767676", "#E4E4E4"
 METHOD_COLOURS = {"constant mean": GREY, "baseline MLP": BLUE, "LoRA": VERMILION, "LoRA, paper recipe": SKY}
 METHOD_COLOURS |= {"word TF-IDF + ridge": GREEN, "frozen encoder + ridge": PURPLE, "blend: LoRA + text": ORANGE}
-METHOD_COLOURS |= {"character TF-IDF + ridge": "#999933", "character TF-IDF, structure + ridge": "#663333"}
-METHOD_COLOURS |= {"frozen encoder, four layers + ridge": "#8833CC", "blend: ridge, four layers + text": "#117733"}
-METHOD_COLOURS |= {"frozen encoder, four layers + Nyström ridge": "#222255", "blend: Nyström + text": "#004488"}
-METHOD_COLOURS |= {"full fine-tuning": "#882255"}
+METHOD_COLOURS |= {"character TF-IDF, structure + ridge": "#663333", "full fine-tuning": "#882255"}
+METHOD_COLOURS |= {"frozen encoder, four layers + Nyström ridge": "#222255"}
 OTHER_COLOURS = (BLACK, "#44AA99", "#AA4499")
 METRICS = {"mse": "MSE", "rmse": "RMSE", "mae": "MAE", "r2": "R²", "pearson": "Pearson r", "spearman": "Spearman ρ"}
 
@@ -160,35 +157,15 @@ def calibration_lines(tables, ax=None) -> plt.Axes:
     return _finish(ax, "mean predicted valence", "mean true valence", xlim=(0, 1), ylim=(0, 1), aspect="equal")
 
 
-def confusion(matrix, labels, ax=None) -> plt.Axes:
-    """What each true mood was taken for, in percent. matrix: counts, rows are true moods, columns predicted ones."""
-    ax = _axes(ax, width=5.5, height=5)
-    share = matrix / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
-    look = {"cmap": "Blues", "im_kw": {"vmin": 0, "vmax": 1.6}, "text_kw": {"color": BLACK}}  # black on no dark blue
-    ConfusionMatrixDisplay(share, display_labels=labels).plot(ax=ax, values_format=".0%", colorbar=False, **look)
-    return _finish(ax, "predicted mood", "true mood (each row adds up to 100%)", no_grid="both")
-
-
-def learning_curve(tables, extrapolated=None, ceiling=None, ax=None) -> plt.Axes:
-    """R2 by number of training songs. tables: mapping method -> DataFrame, index songs, columns value, low, high.
-
-    extrapolated: the same for sizes that were not measured, with hollow dots. ceiling: an `Interval`.
-    """
-    ax, colours = _axes(ax, height=5), _method_colours(tables)
-    _plain_log_scale(ax, "x", steps=(1, 3))
-    if ceiling is not None:
-        ax.axhspan(ceiling.low, ceiling.high, color=GREY, alpha=0.25, linewidth=0, label="noise ceiling, 95% interval")
-        ax.axhline(ceiling.value, color=GREY, linewidth=1.5)
-    for method, table in tables.items():
-        ax.plot(table.index, table["value"], "o-", color=colours[method], label=method)
-    for number, (method, table) in enumerate((extrapolated or {}).items()):
-        table = table.set_index(table.index * 1.05**number)  # a little apart, so that no interval hides another
-        line = pd.concat([tables[method].tail(1), table])["value"]
-        ax.vlines(table.index, table["low"], table["high"], color=colours[method], linewidth=1.5)
-        ax.plot(line, "o:", markevery=slice(1, None), markerfacecolor="white", color=colours[method])
-    if extrapolated:
-        ax.plot([], [], "o:", markerfacecolor="white", color=BLACK, label="extrapolated")
-    return _finish(ax, "training songs", "R² on unseen artists (higher is better)", legend={"ncols": 2})
+def heat_map(table, x, y, ax=None) -> plt.Axes:
+    """A table of numbers in [0, 1], the larger the darker. table: DataFrame; x, y: what its columns and index are."""
+    ax = _axes(ax, width=1.5 + 1.4 * table.shape[1], height=1.5 + 0.7 * table.shape[0])
+    ax.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")  # the numbers are black: none may stand on dark blue
+    for (row, column), value in np.ndenumerate(table):
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center")
+    ax.set_xticks(range(table.shape[1]), table.columns)
+    ax.set_yticks(range(table.shape[0]), table.index)
+    return _finish(ax, x, y, no_grid="both")
 
 
 def _axes(ax, width=8, height=4):

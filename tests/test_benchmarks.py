@@ -3,9 +3,9 @@
 import copy
 import json
 from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -14,17 +14,17 @@ from transformers import BertConfig, BertModel
 
 import lyric_utils as lu
 from benchmarks import common, tables
-from benchmarks.quality import ablations, larger_encoder, measure, methods
-from benchmarks.quality.analyses import extrapolate
-from benchmarks.quality.methods import METHODS, Method, Problem
+from benchmarks.quality import ablations, measure, methods
+from benchmarks.quality.methods import METHODS, Method, problems
 from benchmarks.robustness import full_table
 from benchmarks.speed import same_quality
 from benchmarks.speed.ways import LORA_MEAN, Changes, PlainRegressor, adapted_flops, our_step, plain_step, random_bert
 from lyric_utils._packed import Packing
 from lyric_utils.classical import embedding_ridge
 from lyric_utils.models import score_songs
-from lyric_utils.profiles import LORA_PAPER, LORA_TUNED
-from lyric_utils.songs import fingerprint_songs
+from lyric_utils.pipeline import ALSO_SCALE
+from lyric_utils.profiles import BASELINE, LORA_PAPER, LORA_TUNED
+from lyric_utils.songs import artist_key, fingerprint_songs
 from lyric_utils.training import Examples
 
 SIZE = BertConfig(hidden_size=64, num_hidden_layers=6, num_attention_heads=4, intermediate_size=256)
@@ -168,115 +168,102 @@ def test_the_earlier_head_initialisation_predicts_as_ridge_regression():
     np.testing.assert_allclose(model.head(torch.from_numpy(vectors)).detach(), expected, atol=1e-4)
 
 
-def test_another_encoder_is_read_as_ours_is(encoder, monkeypatch):
-    monkeypatch.setattr(larger_encoder, "load_network", lambda source: (encoder.tokenizer, encoder.network))
-    lyrics = ["la la la, a sunny day\n" * 150, "rain", "rain and sun and rain\nand nothing else"]
-    chunks = lu.chunk_lyrics(lyrics, encoder.tokenizer)
-    ours = lu.extract_features(encoder, chunks, adapted_layers=4)
-    theirs = larger_encoder.embed(lyrics, "any")[:, -4:].mean(axis=1)
-    assert chunks.per_song[0] > 1
-    np.testing.assert_allclose(theirs, ours.pooled("distinct", 4), atol=1e-5)
-
-
-def test_extrapolate_recovers_a_power_law():
-    """Errors made to fall as 0.04 + 0.06 * (n / 300) ** -0.5: the fit finds what they are at sizes not measured."""
-    truth, sizes = np.tile([0.1, 0.9], 200), np.array([300, 600, 1200, 2400])
-    errors = np.sqrt(0.04 + 0.06 * (sizes / 300) ** -0.5)
-    predictions = [truth + error for error in errors]
-    table = extrapolate(sizes, truth, predictions, [4800, 30_000], artists=np.arange(400), resamples=5)
-    expected = 1 - (0.04 + 0.06 * (np.array([4800, 30_000]) / 300) ** -0.5) / truth.var()
-    np.testing.assert_allclose(table["value"], expected, atol=1e-3)
-    assert (table["low"] <= table["value"] + 1e-3).all()
-    assert (table["value"] <= table["high"] + 1e-3).all()
-    with pytest.raises(lu.LyricsError, match="four or more sizes"):
-        extrapolate([1, 2, 3], [0.1, 0.2], [[0.1, 0.2]] * 3, [10], ["a", "b"])
-
-
 @pytest.fixture
-def problem(sample, tiny_encoder):
-    """The sample as the methods are fitted on it."""
-    songs = sample.sort_values("split", key=lambda side: side.map({"train": 0, "validation": 1, "test": 2}))
-    songs = songs.reset_index(drop=True)
-    chunks = lu.chunk_lyrics(songs["lyrics"], tiny_encoder.tokenizer)
-    sides = [np.flatnonzero(songs["split"] == side) for side in ("train", "validation", "test")]
-    return Problem(
-        songs, tiny_encoder, chunks, lambda layers: lu.extract_features(tiny_encoder, chunks, layers), *sides
+def songs(sample, tiny_encoder, tmp_path, monkeypatch):
+    """Two tables of 75 songs, many of artists that both have, in place of the real ones; empty folders for results."""
+    sample = sample.drop(columns="split").assign(year=np.linspace(1960, 2016, 150).round())
+    others = sample[1::2].assign(valence=sample["valence"] / 2, year=np.nan)
+    tables = {"billboard": sample[::2], "subset": others}
+    monkeypatch.setattr(
+        methods, "load_split", lambda profile: lu.split_songs(tables[profile.name], 42, (0.6, 0.2, 0.2))
     )
-
-
-@pytest.fixture
-def results(problem, tmp_path, monkeypatch):
-    """Empty folders for results and checkpoints, and the sample in place of the subset."""
-    monkeypatch.setattr(methods, "RESULTS", tmp_path)
+    songs = methods.load_songs.__wrapped__()
+    chunks = lu.chunk_lyrics(songs["lyrics"], tiny_encoder.tokenizer)
+    features = cache(partial(lu.extract_features, tiny_encoder, chunks))
+    monkeypatch.setattr(methods, "load_songs", lambda: songs)
+    monkeypatch.setattr(methods, "load_features", lambda: (tiny_encoder, chunks, features))
+    for module in (methods, measure):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(measure, "CHECKPOINTS", tmp_path / "checkpoints")
-    monkeypatch.setattr(measure, "load_problem", lambda split_by: problem)
-    return tmp_path
+    return songs
+
+
+@pytest.mark.parametrize("trained_on", ["billboard", "subset", "both"])
+@pytest.mark.parametrize("protocol", ["test", "folds", "time"])
+def test_no_artist_is_on_two_sides_of_either_table_or_across_them(songs, protocol, trained_on):
+    artists = songs["artist"].map(artist_key).to_numpy()
+    for problem in problems(protocol, trained_on):
+        learned, validated, held = (set(artists[side]) for side in (problem.train, problem.validation, problem.held))
+        assert learned
+        assert learned.isdisjoint(held | validated)
+        assert validated.isdisjoint(held) == (protocol != "folds")
+
+
+def test_every_song_is_held_once_in_the_folds_and_later_ones_in_time(songs):
+    held = np.concatenate([problem.held for problem in problems("folds", "both")])
+    assert sorted(held) == np.flatnonzero(songs["side"] != "test").tolist()
+    [problem] = problems("time", "both")
+    assert (songs["year"].iloc[problem.held] > 1999).all()
+    assert not (songs["year"].iloc[problem.train] > 1999).any()
+    assert set(songs["table"].iloc[problem.train]) == {"billboard", "subset"}
+
+
+def test_the_labels_of_two_tables_are_brought_to_one_scale_and_back(songs):
+    [problem] = problems("test", "both")
+    songs, first = songs[["table", "valence"]], problem.songs.iloc[problem.train].query("table == 'billboard'")
+    assert problem.mean_valence == pytest.approx(first["valence"].mean())
+    means = songs.iloc[problem.train].groupby("table")["valence"].mean()
+    held = songs.iloc[problem.held]
+    learned = first["valence"].mean() + (held["valence"] - means["subset"]) * ALSO_SCALE
+    learned = learned.where(held["table"] == "subset", held["valence"])
+    np.testing.assert_allclose(problem.on_own_scale(learned.to_numpy()), held["valence"])
 
 
 def test_every_method_is_fitted_in_one_way():
     for method in METHODS.values():
         assert sum(map(bool, (method.fit, method.recipe, method.encoded))) == 1
-    assert methods.column_of("blend", 43, songs=300) == "blend-300-43"
-    assert methods.column_of("blend_ridge", 43) == "blend_ridge"
+    assert methods.column_of("blend", "both", 43) == "blend@both-43"
+    assert methods.column_of("embedding_ridge", "subset", 43) == "embedding_ridge@subset"
 
 
-def test_measuring_writes_predictions_costs_and_the_shipped_checkpoint(problem, results):
-    for name in ("char_structure_ridge", "embedding_ridge_4", "blend_ridge", "baseline"):
-        measure.measure(measure.Run(name))
-    table = pd.read_csv(results / "artist.csv")
-    assert table["row"].tolist() == problem.songs["row"].iloc[problem.held].tolist()
-    parts = table[["char_structure_ridge", "embedding_ridge_4"]].mean(axis=1)
-    expected = problem.mean_valence + 1.15 * (parts - problem.mean_valence)
-    np.testing.assert_allclose(table["blend_ridge"], expected.clip(0, 1), atol=2e-5)
-    costs = json.loads((results / "runs.json").read_text())
-    assert list(costs)[-1] == "artist/baseline-42"
-    assert len(costs["artist/baseline-42"]["history"]) == 20
-    [checkpoint] = (results / "checkpoints").iterdir()
+def test_measuring_writes_predictions_costs_and_the_shipped_checkpoint(songs, tmp_path):
+    [problem] = problems("test", "billboard")
+    methods.write_predictions("test", "lora@billboard-42", problem, np.linspace(0, 1, len(problem.held)))
+    for name in ("char_structure_ridge", "blend", "baseline"):
+        measure.measure(measure.Run("test", name, "billboard"))
+    table = methods.read_predictions("test")
+    assert table.index.equals(problem.held_index)
+    parts = table[["char_structure_ridge@billboard", "lora@billboard-42"]].mean(axis=1)
+    expected = problem.own_mean + 1.15 * (parts - problem.own_mean)
+    np.testing.assert_allclose(table["blend@billboard-42"], expected.clip(0, 1), atol=2e-4)
+    costs = json.loads((tmp_path / "runs.json").read_text())
+    assert list(costs)[-1] == "test/baseline@billboard-42"
+    assert len(costs["test/baseline@billboard-42"]["history"]) == 20
+    [checkpoint] = (tmp_path / "checkpoints").iterdir()
     shipped = lu.load_results(checkpoint)
-    assert shipped.config["training_songs"] == fingerprint_songs(problem.songs.iloc[problem.train])
-    np.testing.assert_allclose(shipped.predictions["prediction"], table["baseline-42"], atol=1e-4)
+    assert shipped.config["training_songs"] == fingerprint_songs(songs.iloc[problem.train])
+    own = table.loc["billboard", "baseline@billboard-42"]
+    np.testing.assert_allclose(shipped.predictions["prediction"], own, atol=1e-4)
 
 
-def test_a_part_of_the_training_songs_is_a_run_of_its_own(problem, results):
-    run = measure.Run("lora", songs=40)
-    assert run.name == "artist/lora-40-42"
-    assert set(run.problem.train) < set(problem.train)
-    quick = Method("", recipe=replace(LORA_TUNED, epochs=1, init="mean", distillation_weight=0.0))
-    trained = quick.train(run.problem)
-    features = problem.features(4).subset(problem.held)
-    expected = score_songs(trained.model, trained.model.inputs_from(features))
+def test_results_of_other_songs_are_not_overwritten(songs):
+    [problem] = problems("test", "billboard")
+    measure.measure(measure.Run("test", "constant", "billboard"))
+    with pytest.raises(lu.LyricsError, match=r"test.*measured on other songs"):
+        methods.write_predictions("test", "constant@both", replace(problem, held=problem.train), np.zeros(1))
+
+
+def test_ablations_are_scored_on_folds_of_the_subset(songs):
+    held = np.concatenate([problem.held for problem in ablations.load_folds()])
+    assert sorted(held) == np.flatnonzero((songs["side"] != "test") & (songs["table"] == "subset")).tolist()
+    assert len(ablations.read_folds(ablations.blend(ablations.WORDS, ablations.CHARACTERS))["mse_of_folds"]) == 5
+
+
+def test_a_trained_method_predicts_the_held_songs(songs):
+    [problem] = problems("test", "both")
+    trained = Method("", recipe=replace(BASELINE, epochs=1)).train(problem)
+    expected = score_songs(trained.model, trained.model.inputs_from(problem.features(4).subset(problem.held)))
     np.testing.assert_allclose(trained.prediction, expected, atol=1e-6)
-
-
-def test_results_of_other_songs_are_not_overwritten(problem, results):
-    measure.measure(measure.Run("constant"))
-    with pytest.raises(lu.LyricsError, match=r"artist\.csv: measured on other songs"):
-        methods.read_predictions("artist", problem.songs.iloc[problem.train])
-
-
-def test_the_stored_split_is_kept(sample, tmp_path, monkeypatch):
-    sample[["artist", "title", "lyrics", "valence"]].to_csv(tmp_path / "songs.csv", index_label="row")
-    monkeypatch.setenv("LYRICS_DATA", str(tmp_path / "songs.csv"))
-    monkeypatch.setattr(methods, "RESULTS", tmp_path)
-    stored = {"train": [0, 1, 5], "validation": [2], "test": [3, 9]}
-    (tmp_path / "split_rows.json").write_text(json.dumps({"artist": stored}))
-    problem = methods.load_problem.__wrapped__("artist")
-    sides = {"train": problem.train, "validation": problem.validation, "test": problem.held}
-    assert {name: problem.songs["row"].iloc[side].tolist() for name, side in sides.items()} == stored
-    anew = methods.load_problem.__wrapped__("song")
-    stored = json.loads((tmp_path / "split_rows.json").read_text())
-    assert stored["song"]["test"] == anew.songs["row"].iloc[anew.held].tolist()
-    data = replace(problem, features=lambda _: lu.extract_features(problem.encoder, problem.chunks)).data(4)
-    assert len(data.features["test"].pooled("mean")) == len(data.split.test) == len(data.chunks["test"].per_song) == 2
-
-
-def test_the_folds_have_no_artist_twice(problem, monkeypatch):
-    monkeypatch.setattr(methods, "load_problem", lambda split_by: problem)
-    folds = methods.load_folds.__wrapped__()
-    held = np.concatenate([fold.held for fold in folds])
-    assert sorted(held) == sorted([*problem.train, *problem.validation])
-    for fold in folds:
-        assert set(problem.songs["artist"].iloc[fold.train]).isdisjoint(problem.songs["artist"].iloc[fold.held])
 
 
 def test_all_tables_are_printed(monkeypatch, tmp_path, capsys):

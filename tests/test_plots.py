@@ -10,7 +10,7 @@ import pytest
 
 from assets import draw_figures
 from benchmarks.quality.methods import METHODS
-from lyric_utils import evaluation, plots
+from lyric_utils import plots
 
 HISTORY = [
     {"epoch": epoch, "train_loss": 0.09 - 0.01 * epoch, "validation_mse": mse}
@@ -22,8 +22,7 @@ TABLE = pd.DataFrame(
 )
 BINS = pd.DataFrame({"songs": [30, 1200], "mse": [0.08, 0.02], "bias": [0.1, 0.0]}, index=["0–0.5", "0.5–1"])
 CALIBRATION = pd.DataFrame({"mean_prediction": [0.3, 0.6], "mean_truth": [0.2, 0.7], "songs": [50, 50]})
-CURVE = pd.DataFrame({"value": [0.1, 0.2, 0.3], "low": [0.0, 0.1, 0.2], "high": [0.2, 0.3, 0.4]}, index=[10, 100, 900])
-CEILING = evaluation.Interval(0.7, 0.6, 0.8)
+CELLS = pd.DataFrame({"billboard": [0.2, 0.1], "subset": [0.1, 0.3]}, index=["billboard", "subset"])
 WINDOWS = [(0, 512), (412, 924), (824, 1000)]
 
 FIGURES = {
@@ -40,8 +39,7 @@ FIGURES = {
         partial(plots.metric_bars, TABLE, reference={"least possible": 0.01}),
         partial(plots.error_by_bin_lines, {"LoRA": BINS}),
         partial(plots.calibration_lines, {"LoRA": CALIBRATION}),
-        partial(plots.confusion, [[3, 1], [0, 0]], ["sad", "happy"]),
-        partial(plots.learning_curve, {"LoRA": CURVE.iloc[:2]}, {"LoRA": CURVE.iloc[2:]}, ceiling=CEILING),
+        partial(plots.heat_map, CELLS, "tested on", "trained on"),
     )
 }
 DIAGRAMS = {
@@ -158,8 +156,8 @@ def test_bins_carry_their_number_of_songs():
     assert labels == ["0–0.5\n30 songs", "0.5–1\n1,200 songs"]
 
 
-def test_confusion_rows_are_percentages():
-    assert texts(FIGURES["confusion"]()) == ["75%", "25%", "0%", "0%"]
+def test_a_heat_map_prints_its_numbers():
+    assert texts(FIGURES["heat_map"]()) == ["0.20", "0.10", "0.10", "0.30"]
 
 
 def test_every_method_has_a_colour_of_its_own():

@@ -1,21 +1,16 @@
-"""The measured results of all methods, read back from their saved predictions and put into one table."""
+"""The measured results of all methods, read back from their saved predictions and put into tables."""
 
 import re
-from pathlib import Path
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from benchmarks.quality.methods import METHODS, RESULTS
+from benchmarks.quality import methods
+from benchmarks.quality.methods import METHODS, TABLES
 from lyric_utils._files import LyricsError
-from lyric_utils.evaluation import Interval, paired_difference, score_with_intervals
-
-READERS = {  # how a frozen encoder is read when two of them are compared
-    "embedding_ridge_4": "ridge",
-    "nystroem_ridge": "Nyström ridge",
-    "blend_nystroem": "Nyström ridge + text",
-}
+from lyric_utils.evaluation import Interval, paired_difference, score, score_with_intervals
 
 
 class Comparison(NamedTuple):
@@ -26,58 +21,28 @@ class Comparison(NamedTuple):
     predictions: dict[str, list[np.ndarray]]  # label of a method -> one array per training seed
 
 
-def load_comparison(split_by: str = "artist", songs: int | None = None, folder: Path = RESULTS) -> Comparison:
-    """The saved predictions of the methods fitted on all training songs, or on that many.
+def load_comparison(protocol: str = "test", table: str = "billboard", trained_on: str | None = None) -> Comparison:
+    """The saved predictions of the methods measured so far, for the songs of one table.
 
     Args:
-        split_by: "artist" (test songs of artists not trained on), "song" (split at random) or "folds" (five folds by
-            artist of the other songs).
+        protocol: "test", "folds", "song" or "time", see `methods.problems`.
+        table: "billboard" or "subset"; "time" and "song" are of "billboard".
+        trained_on: "billboard", "subset" or "both"; None: that table.
 
     Raises:
         LyricsError: the file is missing or has no such run.
     """
-    table = _read(folder / f"{split_by}.csv", "folds" if split_by == "folds" else "measure")
-    predictions = {}
-    for name, method in METHODS.items():
-        run = f"{name}-{songs}" if songs else name
-        columns = [column for column in table if re.fullmatch(rf"{run}(-\d\d)?", column)]  # two digits: the seed
-        if columns:
-            predictions[method.label] = [table[column].to_numpy() for column in columns]
-    if not predictions:
-        raise LyricsError(f"{folder / split_by}.csv: contains no run on {songs} songs.")
-    return Comparison(table["valence"].to_numpy(), table["artist"].to_numpy(), predictions)
-
-
-def load_encoder_comparison(split_by: str = "artist", folder: Path = RESULTS) -> Comparison:
-    """Two frozen encoders of different size, read in the same ways.
-
-    The keys of the predictions are pairs of a reader and an encoder: all-mpnet-base-v2 with its last 4, 8 or 12 layers
-    pooled, MiniLM with its last four. Arguments and errors as in `load_comparison`, but there is no random split.
-    """
-    truth, artists, ours = load_comparison(split_by, folder=folder)
-    larger = _read(folder / "larger_encoder.csv", "larger_encoder")
-    larger = larger[larger["split"] == split_by]
-    predictions = {}
-    for name, reader in READERS.items():
-        predictions[reader, "MiniLM"] = ours[METHODS[name].label]
-        for depth in (4, 8, 12):
-            predictions[reader, f"all-mpnet-base-v2, {depth} layers"] = [larger[f"{name}-{depth}"].to_numpy()]
-    return Comparison(truth, artists, predictions)
-
-
-def _read(file: Path, program: str) -> pd.DataFrame:
+    file, trained_on = methods.RESULTS / f"{protocol}.csv", trained_on or table
     if not file.is_file():
-        raise LyricsError(f"{file}: no such file. Measure it with: python -m benchmarks.quality.{program}")
-    return pd.read_csv(file, keep_default_na=False)
-
-
-def load_curves(sizes: tuple[int, ...] = (300, 600, 1_200, 2_400), folder: Path = RESULTS) -> dict[str, pd.DataFrame]:
-    """R2 of the methods measured on parts of the training songs: label -> DataFrame, index songs, value, low, high."""
-    everything = pd.read_json(folder / "runs.json", typ="series")["artist/constant"]["songs"]
-    parts = {size: compare(load_comparison(songs=size, folder=folder))["r2"] for size in sizes}
-    parts[everything] = compare(load_comparison(folder=folder))["r2"]
-    methods = [method for method in parts[everything].index if all(method in part.index for part in parts.values())]
-    return {method: pd.DataFrame({size: part.loc[method] for size, part in parts.items()}).T for method in methods}
+        raise LyricsError(f"{file}: no such file. Measure it with: python -m benchmarks.quality.measure {protocol}")
+    songs, predictions = methods.read_predictions(protocol).query("table == @table"), {}
+    for name, method in METHODS.items():
+        columns = [column for column in sorted(songs) if re.fullmatch(rf"{name}@{trained_on}(-\d+)?", column)]
+        if seeds := [songs[column].to_numpy() for column in columns if songs[column].notna().all()]:
+            predictions[method.label] = seeds
+    if songs.empty or not predictions:
+        raise LyricsError(f"{file}: no method was trained on {trained_on!r} and tested on {table!r}.")
+    return Comparison(songs["valence"].to_numpy(), songs["artist"].to_numpy(), predictions)
 
 
 def compare(comparison: Comparison, reference: str | None = None) -> pd.DataFrame:
@@ -98,13 +63,12 @@ def compare(comparison: Comparison, reference: str | None = None) -> pd.DataFram
         rows[method] = (sum(tables) / len(tables)).loc[["mse", "r2", "pearson"]].stack()
         rows[method]["mse", "smallest"] = min(table.loc["mse", "value"] for table in tables)
         rows[method]["mse", "largest"] = max(table.loc["mse", "value"] for table in tables)
-        if reference and method != reference:
+        if reference in predictions and method != reference:
             for part, value in difference(comparison, reference, method).items():
                 rows[method]["difference", part] = value
-    table = pd.DataFrame(rows).T
-    parts = [*Interval._fields, "smallest", "largest"]
-    columns = pd.MultiIndex.from_product([["mse", "r2", "pearson", "difference"], parts])
-    return table[columns.intersection(table.columns, sort=False)]
+    columns = [*product(["mse", "r2", "pearson", *["difference"] * bool(reference)], Interval._fields)]
+    columns[3:3] = product(["mse"], ["smallest", "largest"])
+    return pd.DataFrame(rows).T.reindex(columns=pd.MultiIndex.from_tuples(columns))
 
 
 def difference(comparison: Comparison, method: str, other: str) -> pd.Series:
@@ -114,3 +78,36 @@ def difference(comparison: Comparison, method: str, other: str) -> pd.Series:
     pairs = [(ours[seed % len(ours)], theirs[seed % len(theirs)]) for seed in range(max(len(ours), len(theirs)))]
     intervals = [paired_difference(truth, one, two, artists)._asdict() for one, two in pairs]
     return pd.DataFrame(intervals).mean()
+
+
+def transfer_table(labels: list[str]) -> pd.DataFrame:
+    """What is learned from one table and tested on another, means over the seeds.
+
+    Returns:
+        A DataFrame: index (label, trained on), columns ("r2" / "pearson", tested on, "test" / "folds").
+    """
+    rows = {}
+    for trained_on, table, protocol in product([*TABLES, "both"], TABLES, ("test", "folds")):
+        truth, _, predictions = load_comparison(protocol, table, trained_on)
+        for label in filter(predictions.get, labels):
+            means = pd.DataFrame([score(truth, prediction) for prediction in predictions[label]]).mean()
+            row = rows.setdefault((label, trained_on), {})
+            row |= {(metric, table, protocol): means[metric] for metric in ("r2", "pearson")}
+    found = pd.DataFrame(rows).T.sort_index(axis=1, level=0, ascending=False, sort_remaining=False)
+    return found.reindex(labels, level=0)
+
+
+def time_table(trained_on: str = "billboard") -> pd.DataFrame:
+    """Songs of later years, predicted by what earlier ones taught: their order, and their level; of the first seed.
+
+    Returns:
+        A DataFrame: index label, columns r2, pearson, mean_prediction, mean_truth, slope (of the truth by prediction).
+    """
+    truth, _, predictions = load_comparison("time", "billboard", trained_on)
+    rows = {}
+    for label, [prediction, *_] in predictions.items():
+        found = score(truth, prediction)
+        means = {"mean_prediction": prediction.mean(), "mean_truth": truth.mean()}
+        slope = found["pearson"] * truth.std() / prediction.std()
+        rows[label] = {"r2": found["r2"], "pearson": found["pearson"], **means, "slope": slope}
+    return pd.DataFrame(rows).T
