@@ -10,11 +10,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+import lyric_utils as lu
 from benchmarks.common import SPEED, read_json
 from benchmarks.quality.comparison import compare, load_comparison, time_table, transfer_table
+from benchmarks.quality.measure import CHECKPOINTS
 from benchmarks.quality.methods import METHODS, RESULTS
 from lyric_utils import plots
-from lyric_utils.evaluation import format_interval
+from lyric_utils.evaluation import conformal_width, format_interval
 
 FIGURE = Path(__file__).resolve().parent.parent / "assets" / "speed.png"
 
@@ -79,6 +81,21 @@ def time_split(trained_on: str) -> str:
     return table_of(heads, [[label, *(blank(value, 3) for value in row)] for label, *row in found.itertuples()])
 
 
+def intervals() -> str:
+    """How wide the conformal intervals of the shipped models are, and how many test songs lie in them."""
+    rows = []
+    for folder in sorted(CHECKPOINTS.iterdir()):
+        config, _, table, metrics = lu.load_results(folder)
+        truth, prediction = table["valence"], table["prediction"]
+        slope = metrics["pearson"] * truth.std() / prediction.std()
+        row = [folder.name, f"{config['profile']}, {len(table):,} songs", f"{slope:.2f}"]
+        for level in (0.8, 0.9, 0.95) if config.get("residuals") else ():
+            width = conformal_width(config["residuals"], level)
+            row.append(f"{((truth - prediction).abs() <= width).mean():.3f} (±{width:.2f})")
+        rows.append(row + [""] * (6 - len(row)))
+    return table_of(["checkpoint", "profile, test", "slope", "80%", "90%", "95%"], rows)
+
+
 def random_split() -> str:
     """Artists on both sides, as in the reported experiment, whose errors are of other songs."""
     tables, rows = [compare(load_comparison(protocol)) for protocol in ("test", "folds", "song")], []
@@ -116,6 +133,7 @@ QUALITY = {
     "From table to table": transfer,
     "Billboard up to 1999, tested on later songs": lambda: time_split("billboard"),
     "Both, billboard up to 1999, tested on its later songs": lambda: time_split("both"),
+    "Calibration and intervals": intervals,
     "Random split of billboard": random_split,
     "What is read": lambda: ablations("mse_of_folds", "what is read", "MSE, mean of five folds"),
     "How LoRA is trained": lambda: ablations("averaged", "earlier LoRA recipe, one change", "MSE of one fold"),
