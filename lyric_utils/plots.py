@@ -17,7 +17,8 @@ GREY, LIGHT_GREY = "#767676", "#E4E4E4"
 METHOD_COLOURS = {"constant mean": GREY, "baseline MLP": BLUE, "LoRA": VERMILION, "LoRA, paper recipe": SKY}
 METHOD_COLOURS |= {"word TF-IDF + ridge": GREEN, "frozen encoder + ridge": PURPLE, "blend: LoRA + text": ORANGE}
 METHOD_COLOURS |= {"character TF-IDF, structure + ridge": "#663333", "full fine-tuning": "#882255"}
-METHOD_COLOURS |= {"frozen encoder, four layers + Nyström ridge": "#222255"}
+METHOD_COLOURS |= {"frozen encoder, four layers + Nyström ridge": "#222255", "MPNet, LoRA": "#8833CC"}
+METHOD_COLOURS |= {"MPNet, four layers + Nyström ridge": "#117733", "MPNet, blend: LoRA + text": "#999933"}
 OTHER_COLOURS = (BLACK, "#44AA99", "#AA4499")
 METRICS = {"mse": "MSE", "rmse": "RMSE", "mae": "MAE", "r2": "R²", "pearson": "Pearson r", "spearman": "Spearman ρ"}
 

@@ -181,7 +181,7 @@ def songs(sample, tiny_encoder, tmp_path, monkeypatch):
     chunks = lu.chunk_lyrics(songs["lyrics"], tiny_encoder.tokenizer)
     features = cache(partial(lu.extract_features, tiny_encoder, chunks))
     monkeypatch.setattr(methods, "load_songs", lambda: songs)
-    monkeypatch.setattr(methods, "load_features", lambda: (tiny_encoder, chunks, features))
+    monkeypatch.setattr(methods, "load_features", lambda name: (tiny_encoder, chunks, features))
     for module in (methods, measure):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(measure, "CHECKPOINTS", tmp_path / "checkpoints")
