@@ -8,7 +8,8 @@ _MODULES = {  # from which a name is imported when it is first used, so that `im
     "encoders": ["load_encoder"], "features": ["extract_features"], "classical": ["word_tfidf_ridge"],
     "profiles": ["load_profile"], "models": ["BaselineMLP", "LoraRegressor", "build_model"], "training": ["fit"],
     "checkpoints": ["load_model", "load_results", "save_model"], "pipeline": ["prepare", "train_or_load"],
-    "evaluation": ["paired_difference", "score", "score_with_intervals"], "_files": ["LyricsError"],
+    "evaluation": ["paired_difference", "score", "score_with_intervals"], "fusion": ["FusionRegressor"],
+    "_files": ["LyricsError"],
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [*_HOME]
