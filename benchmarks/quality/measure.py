@@ -95,7 +95,8 @@ def measure(run: Run) -> None:
             predicted = problem.on_own_scale(trained.prediction)
         else:
             columns = {name: column_of(name, run.trained_on, run.seed) for name in METHODS}
-            predicted = method.predict(problem, known.rename(columns=dict(map(reversed, columns.items()))).get)
+            saved = known.rename(columns=dict(map(reversed, columns.items())))
+            predicted = np.asarray(method.predict(problem, saved.get))
         seconds += time.perf_counter() - started
         if run.protocol == "test" and run.column in SHIPPED:
             ship(problem, run, trained, predicted)
