@@ -4,7 +4,8 @@ Reads datasets/billboard_audio.csv, a table without lyrics. With `table`, it is 
 (`LYRICS_DATA`, or downloaded) and from what `measure` predicted from their words. Each of the five folds is predicted
 from the others, the test songs from all five. What the words predict is out of fold for the songs to learn from, too;
 for a held fold, models made it for the other songs that knew the labels of this one, which only a training of its own
-per pair of folds would avoid. The test songs have no such flaw. Predictions go to results/sound.csv, findings to results/sound.json; minutes on one core.
+per pair of folds would avoid. The test songs have no such flaw. Predictions go to results/sound.csv, findings to
+results/sound.json; it takes minutes on one core.
 """
 
 import sys
