@@ -36,7 +36,6 @@ from lyric_utils.sources import cache_folder
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "trained_models"
 SHIPPED = {  # column of results/test.csv -> folder
     "baseline@billboard-42": "baseline",
-    "lora_paper@billboard-42": "lora_paper",
     "lora@both-42": "lora",
     "blend@both-42": "blend",
     "lora@subset-42": "lora_banded",
