@@ -169,6 +169,41 @@ def heat_map(table, x, y, ax=None) -> plt.Axes:
     return _finish(ax, x, y, no_grid="both")
 
 
+def mean_by_share(values, valence, label, ax=None, shares=10) -> plt.Axes:
+    """Mean valence, with a 95% interval, of equally large shares of the songs, from low to high `values`."""
+    ax = _axes(ax)
+    songs = pd.DataFrame({"value": values, "valence": valence})
+    parts = songs.groupby(pd.qcut(songs["value"].rank(method="first"), shares), observed=True)
+    mean, half = parts.mean(), 1.96 * parts["valence"].sem()
+    ax.fill_between(mean["value"], mean["valence"] - half, mean["valence"] + half, color=SKY, alpha=0.4, linewidth=0)
+    ax.plot(mean["value"], mean["valence"], "o-", color=BLUE, markersize=4)
+    return _finish(ax, label, "mean valence")
+
+
+def added_by_group(table, label, ax=None) -> plt.Axes:
+    """What something adds in groups of songs. table: DataFrame, index kind, columns group, songs, value, low, high."""
+    ax, rows = _axes(ax, height=1.2 + 0.36 * len(table)), np.arange(len(table))
+    colours = dict(zip(dict.fromkeys(table.index), cycle([BLUE, VERMILION, GREEN]), strict=False))
+    for row, (kind, group) in zip(rows, table.iterrows(), strict=True):
+        ax.plot([group["low"], group["high"]], [row] * 2, color=colours[kind], linewidth=3, solid_capstyle="round")
+        ax.plot(group["value"], row, "o", color=colours[kind], markersize=9)
+    ax.axvline(0, color=BLACK, linewidth=1)
+    ax.set_yticks(
+        rows, [f"{group} ({songs:,} songs)" for group, songs in zip(table["group"], table["songs"], strict=True)]
+    )
+    ax.invert_yaxis()
+    return _finish(ax, label, "songs", "y")
+
+
+def words_against_sound(words, sound, valence, ax=None) -> plt.Axes:
+    """One dot per song: what its words say against what its sound says, in the colour of its true valence."""
+    ax = _axes(ax, width=6.5, height=5.5)
+    dots = ax.scatter(words, sound, c=valence, s=14, cmap="cividis", vmin=0, vmax=1, edgecolors="none")
+    ax.figure.colorbar(dots, label="true valence")
+    ax.plot([0, 1], [0, 1], "--", color=GREY)
+    return _finish(ax, "predicted from words", "predicted from sound", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+
+
 def _axes(ax, width=8, height=4):
     return plt.subplots(figsize=(width, height))[1] if ax is None else ax
 

@@ -735,7 +735,7 @@ def test_bad_recipe(field, tiny_encoder):
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Profile)])
 def test_bad_profile(field):
-    right = dict.fromkeys(("max_length", "stride"), ("-1", "10**30")) | {"songs": ("None",)}
+    right = dict.fromkeys(("max_length", "stride"), ("-1", "10**30")) | dict.fromkeys(("songs", "also"), ("None",))
     right |= dict.fromkeys(("name", "encoder", "split_by"), NAMES)
     for name in WRONG_VALUES.keys() - right.get(field, ()):
         profile = replace(lu.load_profile("sample"), **{field: WRONG_VALUES[name]()})

@@ -23,6 +23,7 @@ TABLE = pd.DataFrame(
 BINS = pd.DataFrame({"songs": [30, 1200], "mse": [0.08, 0.02], "bias": [0.1, 0.0]}, index=["0–0.5", "0.5–1"])
 CALIBRATION = pd.DataFrame({"mean_prediction": [0.3, 0.6], "mean_truth": [0.2, 0.7], "songs": [50, 50]})
 CELLS = pd.DataFrame({"billboard": [0.2, 0.1], "subset": [0.1, 0.3]}, index=["billboard", "subset"])
+ADDED = TABLE.assign(group=["1960s", "1970s", "minor"], songs=1200).set_axis(["decade", "decade", "mode"])
 WINDOWS = [(0, 512), (412, 924), (824, 1000)]
 
 FIGURES = {
@@ -40,6 +41,9 @@ FIGURES = {
         partial(plots.error_by_bin_lines, {"LoRA": BINS}),
         partial(plots.calibration_lines, {"LoRA": CALIBRATION}),
         partial(plots.heat_map, CELLS, "tested on", "trained on"),
+        partial(plots.mean_by_share, range(40), np.linspace(0, 1, 40), "tempo (beats per minute)"),
+        partial(plots.added_by_group, ADDED, "R² that words add"),
+        partial(plots.words_against_sound, [0.2, 0.6], [0.7, 0.4], [0.5, 0.5]),
     )
 }
 DIAGRAMS = {
@@ -158,6 +162,25 @@ def test_bins_carry_their_number_of_songs():
 
 def test_a_heat_map_prints_its_numbers():
     assert texts(FIGURES["heat_map"]()) == ["0.20", "0.10", "0.10", "0.30"]
+
+
+def test_mean_by_share_draws_a_dot_per_tenth_of_the_songs():
+    line = FIGURES["mean_by_share"]().lines[0]
+    assert line.get_xdata() == pytest.approx(np.arange(10) * 4 + 1.5)
+    assert line.get_ydata() == pytest.approx((np.arange(10) * 4 + 1.5) / 39)
+
+
+def test_a_kind_of_group_has_one_colour_and_a_group_says_how_many_songs():
+    ax = FIGURES["added_by_group"]()
+    assert ax.get_yticklabels()[0].get_text() == "1960s (1,200 songs)"
+    first, second, other = (line.get_color() for line in ax.lines[1:6:2])
+    assert first == second != other
+
+
+def test_words_and_sound_have_the_colour_of_the_truth():
+    dots = FIGURES["words_against_sound"]().collections[0]
+    assert dots.get_offsets().tolist() == [[0.2, 0.7], [0.6, 0.4]]
+    assert dots.get_array().tolist() == [0.5, 0.5]
 
 
 def test_every_method_has_a_colour_of_its_own():

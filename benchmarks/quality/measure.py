@@ -36,7 +36,6 @@ from lyric_utils.sources import cache_folder
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "trained_models"
 SHIPPED = {  # column of results/test.csv -> folder
     "baseline@billboard-42": "baseline",
-    "lora_paper@billboard-42": "lora_paper",
     "lora@both-42": "lora",
     "blend@both-42": "blend",
     "lora@subset-42": "lora_banded",
@@ -95,7 +94,8 @@ def measure(run: Run) -> None:
             predicted = problem.on_own_scale(trained.prediction)
         else:
             columns = {name: column_of(name, run.trained_on, run.seed) for name in METHODS}
-            predicted = method.predict(problem, known.rename(columns=dict(map(reversed, columns.items()))).get)
+            saved = known.rename(columns=dict(map(reversed, columns.items())))
+            predicted = np.asarray(method.predict(problem, saved.get))
         seconds += time.perf_counter() - started
         if run.protocol == "test" and run.column in SHIPPED:
             ship(problem, run, trained, predicted)

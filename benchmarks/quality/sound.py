@@ -2,9 +2,10 @@
 
 Reads datasets/billboard_audio.csv, a table without lyrics. With `table`, it is first written anew, from the songs
 (`LYRICS_DATA`, or downloaded) and from what `measure` predicted from their words. Each of the five folds is predicted
-from the others, the test songs from all five. The words' predictions are out of fold, for the songs that the fusion
-learns from too; but those of other folds were made by models that knew the labels of the held one, which costs a new
-training per fold to avoid. Predictions go to results/sound.csv, findings to results/sound.json; minutes on one core.
+from the others, the test songs from all five. What the words predict is out of fold for the songs to learn from, too;
+for a held fold, models made it for the other songs that knew the labels of this one, which only a training of its own
+per pair of folds would avoid. The test songs have no such flaw. Predictions go to results/sound.csv, findings to
+results/sound.json; it takes minutes on one core.
 """
 
 import sys
@@ -20,16 +21,20 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from benchmarks.common import machine, write_json
 from benchmarks.quality.methods import RESULTS, load_songs, read_predictions
 from lyric_utils.audio import AUDIO_FEATURES
+from lyric_utils.blend import blend_predictions
 from lyric_utils.evaluation import Interval, paired_difference, percentile_interval, resample_sums, score_with_intervals
 from lyric_utils.fusion import FusionRegressor, sound_features, sound_model
+from lyric_utils.profiles import BLEND
 
 TABLE = Path(__file__).resolve().parents[2] / "datasets" / "billboard_audio.csv"
-WORDS = "blend@both-42"  # the column of results/folds.csv and results/test.csv
+WORDS = "nystroem_ridge@both", "char_structure_ridge@both"  # of results/folds.csv and results/test.csv, blended
 ABOUT = ["artist", "title", "year", "valence"]
 GROUPS = {  # to compare songs within
     "decade": lambda songs: (songs["year"] // 10 * 10).astype(str) + "s",
-    "mode": lambda songs: songs["mode"].map({0: "minor", 1: "major"}),
-    "energy": lambda songs: pd.qcut(songs["energy"], 3, labels=["low", "middle", "high"]).astype(str),
+    "mode": lambda songs: songs["mode"].map({0: "minor key", 1: "major key"}),
+    "energy": lambda songs: pd.qcut(songs["energy"], 3, labels=["low energy", "middle energy", "high energy"]).astype(
+        str
+    ),
 }
 
 
@@ -37,7 +42,9 @@ def write_table() -> None:
     """The songs with their audio features, and what the words predict for each from songs of other artists."""
     songs = load_songs().query("table == 'billboard'").set_index("row").sort_index()
     whole = songs[["duration_ms", "key", "mode", "time_signature"]].astype(int)
-    words = pd.concat([read_predictions(protocol).loc["billboard", WORDS] for protocol in ("folds", "test")])
+    read = pd.concat([read_predictions(protocol).loc["billboard"] for protocol in ("folds", "test")]).loc[songs.index]
+    mean_valence = songs["valence"][songs["fold"] >= 0].mean()
+    words = blend_predictions(*(read[column].to_numpy() for column in WORDS), mean_valence, BLEND)
     table = songs.assign(**whole, words=words)[[*ABOUT, *AUDIO_FEATURES, "side", "fold", "words"]]
     table.to_csv(TABLE, float_format="%.4g")
 
@@ -86,8 +93,8 @@ def predict_all(songs: pd.DataFrame) -> pd.DataFrame:
 
 def added_r2(truth, prediction, reference, artists) -> Interval:
     """R2 of `prediction` minus that of `reference` on the same songs, with a 95% interval that resamples artists."""
-    centred = truth - truth.mean()
-    gain = (reference - truth) ** 2 - (prediction - truth) ** 2
+    truth, prediction, reference = map(np.asarray, (truth, prediction, reference))
+    centred, gain = truth - truth.mean(), (reference - truth) ** 2 - (prediction - truth) ** 2
     terms = pd.DataFrame({"songs": 1.0, "gain": gain, "sum": centred, "squares": centred**2})
 
     def difference(sums):
