@@ -77,7 +77,9 @@ WAYS = {
     "sound and year": reading(sound_model, "year"),
     "words, sound and year": reading(sound_model, "words", "year"),
 }
-ADDED = {"words and sound": "sound", "words, sound and year": "sound and year", "sound and year": "sound"}
+BOTH = "words and sound", "sound"
+PAIRS = [BOTH, ("sound and year", "sound"), ("words, sound and year", "sound and year")]
+NETWORK = [("network", "sound"), ("network", "words and sound"), ("network", "kernel")]
 
 
 def predict_all(songs: pd.DataFrame) -> pd.DataFrame:
@@ -103,13 +105,13 @@ def added_r2(truth, prediction, reference, artists) -> Interval:
     return percentile_interval(difference(terms.sum()), difference(resample_sums(terms, artists, 1000, 42)), 0.95)
 
 
-def compare(songs: pd.DataFrame, pairs: dict[str, str]) -> dict[str, dict]:
+def compare(songs: pd.DataFrame, pairs: list[tuple[str, str]]) -> dict[str, dict]:
     """Of songs with their predictions: the scores of each way, and what each first of a pair adds to the second."""
     truth, artists, scores, added = songs["valence"], songs["artist"], {}, {}
     for name in [name for name in (*WAYS, "kernel", "network") if name in songs]:
         table = score_with_intervals(truth, songs[name], artists).loc[["mse", "r2", "pearson"]]
         scores[name] = {metric: list(row) for metric, row in table.iterrows()}
-    for name, reference in pairs.items():
+    for name, reference in pairs:
         columns = truth, songs[name], songs[reference], artists
         added[f"{name} - {reference}"] = {"mse": paired_difference(*columns), "r2": added_r2(*columns)}
     return {"songs": len(songs), "artists": artists.nunique(), "scores": scores, "added": added}
@@ -131,24 +133,21 @@ def main() -> None:
         table = table.join(pd.read_csv(file, index_col="row"))
     table.assign(table="billboard").set_index("table", append=True).swaplevel().to_csv(RESULTS / "sound.csv")
     is_test = songs["fold"] < 0
-    test = table[is_test]
-    networks = {name: "words and sound" for name in ("kernel", "network") if name in table}
-    networks |= {"network": "kernel"} if networks else {}
     apart = disagreement(table)
     places = np.concatenate([np.argsort(apart)[:12], np.argsort(apart)[:-13:-1]])
     shown = songs[ABOUT].join(predictions[["words", "sound", "words and sound"]].round(3)).assign(apart=apart.round(2))
     findings = {
         "words": WORDS,
-        "folds": compare(table[~is_test].drop(columns=[*networks]), ADDED),
-        "test": compare(test, ADDED | networks),
+        "folds": compare(table[~is_test].dropna(axis=1), PAIRS),
+        "test": compare(table[is_test], PAIRS + (NETWORK if "network" in table else [])),
         "where": {
             name: {
-                group: compare(part.drop(columns=[*networks]), {"words and sound": "sound"})
-                for group, part in table.groupby(group_of(songs))
+                group: compare(part, [BOTH])
+                for group, part in table.dropna(axis=1).groupby(group_of(songs), observed=True)
             }
             for name, group_of in GROUPS.items()
         },
-        "disagree": compare(table[apart.abs() >= apart.abs().quantile(0.9)].drop(columns=[*networks]), ADDED),
+        "disagree": compare(table[apart.abs() >= apart.abs().quantile(0.9)].dropna(axis=1), [BOTH]),
         "disagree_most": shown.iloc[places].reset_index().to_dict("records"),
         "machine": machine(),
     }
