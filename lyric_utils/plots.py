@@ -135,6 +135,7 @@ def metric_bars(table, metric="mse", reference=None, ax=None) -> plt.Axes:
     for line, (label, value) in zip(cycle(["--", ":", "-."]), (reference or {}).items(), strict=False):
         ax.axvline(value, color=BLACK, linestyle=line, linewidth=1.5, label=f"{label}: {value:.4f}")
     ax.set_yticks(range(len(table)), table.index)
+    ax.locator_params(axis="x", nbins=5)
     name = f"{METRICS[metric]} ({'lower' if lower_is_better else 'higher'} is better)"
     return _finish(ax, name, "method", "y", legend={"ncols": 3} if reference else None, ylim=(len(table) - 0.5, -0.7))
 
