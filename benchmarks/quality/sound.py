@@ -32,9 +32,7 @@ ABOUT = ["artist", "title", "year", "valence"]
 GROUPS = {  # to compare songs within
     "decade": lambda songs: (songs["year"] // 10 * 10).astype(str) + "s",
     "mode": lambda songs: songs["mode"].map({0: "minor key", 1: "major key"}),
-    "energy": lambda songs: pd.qcut(songs["energy"], 3, labels=["low energy", "middle energy", "high energy"]).astype(
-        str
-    ),
+    "energy": lambda songs: pd.qcut(songs["energy"], 3, labels=["low energy", "middle energy", "high energy"]),
 }
 
 
