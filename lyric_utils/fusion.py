@@ -31,7 +31,7 @@ def sound_features(songs: pd.DataFrame) -> pd.DataFrame:
 def sound_model() -> Pipeline:
     """The mean of boosted trees and a support vector machine: a table of `AUDIO_FEATURES` -> valence.
 
-    The table may have further columns of numbers, such as `year`. Settings: the best of a few on folds by artist.
+    The table may have further columns of numbers, such as `year`. Settings: the best of some thirty on folds by artist.
     """
     trees = HistGradientBoostingRegressor(
         learning_rate=0.03, max_iter=400, max_leaf_nodes=8, l2_regularization=1.0, early_stopping=False, random_state=42
