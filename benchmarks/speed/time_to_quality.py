@@ -3,9 +3,9 @@
 Fast: the tuned recipe from nothing, run here: the pass of the frozen layers over training and validation songs, soft
 targets, the head initialised by the Nyström ridge (scored once), and its epoch with validation. Plain: the seconds of a
 plain step, measured here on real batches, times the steps up to the best of its 20 epochs (an extrapolation, which
-leaves validation out). Its quality is that of trained_models/lora_paper, trained our way: tests show that the losses
-are the same. Option: --rounds (plain steps, each on other songs). The stored results are of an earlier split of the
-subset profile.
+leaves validation out). Its quality is that of `measure test lora_paper billboard 42`, trained our way: tests show that
+the losses are the same. Option: --rounds (plain steps, each on other songs). The stored results are of an earlier split
+of the subset profile.
 """
 
 import copy
@@ -16,8 +16,7 @@ import numpy as np
 
 import lyric_utils as lu
 from benchmarks import common
-from benchmarks.quality.measure import CHECKPOINTS
-from benchmarks.quality.methods import problems
+from benchmarks.quality.methods import RESULTS, problems
 from benchmarks.speed.ways import PlainRegressor, plain_step
 from lyric_utils.distillation import initialise_head
 from lyric_utils.models import score_songs
@@ -33,7 +32,8 @@ PARTS = {
 
 def main() -> None:
     options = common.read_options("time_to_quality", rounds=5)
-    course = [line["validation_mse"] for line in lu.load_results(CHECKPOINTS / "lora_paper").history]
+    history = common.read_json(RESULTS / "runs.json")["test/lora_paper@billboard-42"]["history"]
+    course = [line["validation_mse"] for line in history]
     [problem] = problems("test", "billboard")
     data = replace(problem, held=problem.validation).data(LORA_TUNED.adapted_layers)
     results = common.Results("time_to_quality", songs=len(problem.train))
