@@ -71,11 +71,15 @@ def shipped_folder(name: str) -> Path:
     return SHIPPED / name
 
 
+def shorten_titles(titles: pd.Series) -> pd.Series:
+    """Titles cut after seven words, since a long one is often a line of the song."""
+    return titles.str.replace(r"^((?:\S+\s+){6}\S+)\s.*$", r"\1 ...", regex=True)
+
+
 def tabulate_predictions(songs: pd.DataFrame, chunks_per_song: np.ndarray, prediction: np.ndarray) -> pd.DataFrame:
-    """Predictions and what is needed to judge them; no lyrics, so a title, often a line, is cut after seven words."""
+    """Predictions and what is needed to judge them; no lyrics."""
     words = songs["lyrics"].str.split().str.len()
-    title = songs["title"].str.replace(r"^((?:\S+\s+){6}\S+)\s.*$", r"\1 ...", regex=True)
-    names = {"artist": songs["artist"].map(as_cell), "title": title.map(as_cell)}
+    names = {"artist": songs["artist"].map(as_cell), "title": shorten_titles(songs["title"]).map(as_cell)}
     songs = songs.assign(**names, words=words, chunks=chunks_per_song, prediction=prediction)
     return songs[[*PREDICTION_COLUMNS]]
 

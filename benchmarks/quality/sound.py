@@ -22,13 +22,14 @@ from benchmarks.common import machine, write_json
 from benchmarks.quality.methods import RESULTS, load_songs, read_predictions
 from lyric_utils.audio import AUDIO_FEATURES
 from lyric_utils.blend import blend_predictions
+from lyric_utils.checkpoints import shorten_titles
 from lyric_utils.evaluation import Interval, paired_difference, percentile_interval, resample_sums, score_with_intervals
 from lyric_utils.fusion import FusionRegressor, sound_features, sound_model
 from lyric_utils.profiles import BLEND
 
 TABLE = Path(__file__).resolve().parents[2] / "datasets" / "billboard_audio.csv"
 WORDS = "nystroem_ridge@both", "char_structure_ridge@both"  # of results/folds.csv and results/test.csv, blended
-ABOUT = ["artist", "title", "year", "valence"]
+ABOUT = ["title", "artist", "year", "valence"]
 GROUPS = {  # to compare songs within
     "decade": lambda songs: (songs["year"] // 10 * 10).astype(str) + "s",
     "mode": lambda songs: songs["mode"].map({0: "minor key", 1: "major key"}),
@@ -43,7 +44,9 @@ def write_table() -> None:
     read = pd.concat([read_predictions(protocol).loc["billboard"] for protocol in ("folds", "test")]).loc[songs.index]
     mean_valence = songs["valence"][songs["fold"] >= 0].mean()
     words = blend_predictions(*(read[column].to_numpy() for column in WORDS), mean_valence, BLEND)
-    table = songs.assign(**whole, words=words)[[*ABOUT, *AUDIO_FEATURES, "side", "fold", "words"]]
+    table = songs.assign(**whole, words=words, title=shorten_titles(songs["title"]))[
+        [*ABOUT, *AUDIO_FEATURES, "side", "fold", "words"]
+    ]
     table.to_csv(TABLE, float_format="%.4g")
 
 
