@@ -48,7 +48,9 @@ def load_source(profile: Profile) -> pd.DataFrame:
         return read_songs(given)
     url, files = SOURCES[profile.source]
     try:
-        paths = [_find_in(Path(given), name) if given else _download(url, files, name) for name in files]
+        paths = [
+            _find_in(Path(given), name) if given else _download(url, name, sha256) for name, sha256 in files.items()
+        ]
     except LyricsError:
         raise
     except Exception as error:  # pooch, requests, urllib3 and kagglehub have dozens of kinds
@@ -82,16 +84,16 @@ def cache_folder() -> Path:
 def _find_in(folder: Path, name: str) -> Path:
     """A file of a source in a folder of the user's; a table may be of another kind, such as diversified.csv."""
     found = [folder / name, *sorted(folder.glob(f"{Path(name).stem}.*"))]
-    if not any(map(Path.is_file, found)):
+    if not (files := [*filter(Path.is_file, found)]):
         raise LyricsError(f"LYRICS_DATA={folder}: no {name} in it. Add it, name a song table, or unset LYRICS_DATA.")
-    return next(filter(Path.is_file, found))
+    return files[0]
 
 
-def _download(url: str, files: dict[str, str | None], name: str) -> Path:
-    if files[name] is None:
+def _download(url: str, name: str, sha256: str | None) -> Path:
+    if sha256 is None:
         return _find_kaggle(name)
     pooch.get_logger().setLevel("WARNING")
-    store = pooch.create(cache_folder(), url, registry={name: f"sha256:{files[name]}"}, retry_if_failed=2)
+    store = pooch.create(cache_folder(), url, registry={name: f"sha256:{sha256}"}, retry_if_failed=2)
     with progress(desc="download", total=1, unit="B", unit_scale=True, delay=1) as bar:  # pooch sets the total
         return Path(store.fetch(name, downloader=pooch.HTTPDownloader(progressbar=bar)))
 

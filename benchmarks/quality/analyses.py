@@ -57,7 +57,7 @@ def by_chunk(problem: Problem, model) -> dict[str, dict]:
 def main() -> None:
     [problem] = problems("test", "both")
     songs = problem.songs
-    problem = replace(problem, held=problem.held[songs["table"].iloc[problem.held] == "billboard"])
+    problem = problem.held_of_own_table
     prediction = read_predictions("test").loc[problem.held_index, "lora@both-42"].to_numpy()
     texts = songs[songs["table"] == "subset"]
     results = {

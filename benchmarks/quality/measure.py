@@ -9,7 +9,7 @@ share the work, and a training that was killed goes on from its last epoch. Only
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -109,14 +109,14 @@ def measure(run: Run) -> None:
 
 def ship(problem: Problem, run: Run, trained: Trained | None, predicted: np.ndarray) -> None:
     """Save a model among the shipped checkpoints, with its predictions of the test songs of its own table."""
-    own = problem.songs["table"].iloc[problem.held] == ("billboard" if run.trained_on == "both" else run.trained_on)
-    data = replace(problem, held=problem.held[own.to_numpy()]).data(4)
+    own = problem.held_of_own_table
+    data, predicted = own.data(4), predicted[np.isin(problem.held, own.held)]
     if METHODS[run.method].encoded:
         lora = CHECKPOINTS / "lora"
         blend = fit_blend(lu.load_model(lora, data.encoder), data.split.train, BLEND)
         blend.residuals = find_residuals(blend, data)
         trained = Trained(blend, lu.load_results(lora).history, predicted)
-    save_trained(trained._replace(prediction=predicted[own.to_numpy()]), data, CHECKPOINTS / SHIPPED[run.column])
+    save_trained(trained._replace(prediction=predicted), data, CHECKPOINTS / SHIPPED[run.column])
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ Every program in this folder and every table and figure of results reads it.
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -48,6 +48,12 @@ class Problem:
     def held_index(self) -> pd.MultiIndex:
         """Table and row of the held songs, see `read_predictions`."""
         return self.songs.iloc[self.held].set_index(["table", "row"]).index
+
+    @property
+    def held_of_own_table(self) -> "Problem":
+        """The same problem, its held songs those of the profile's own table alone."""
+        own = self.songs["table"].iloc[self.held] == load_profile(self.trained_on).source
+        return replace(self, held=self.held[own.to_numpy()])
 
     @property
     def mean_valence(self) -> float:
@@ -181,7 +187,7 @@ def load_features(name: str) -> tuple:
 def make_problem(trained_on: str, encoder: str, train, validation, held) -> Problem:
     """What a profile learns from, its songs in the masks `train` and `validation`; and the `held` of both tables."""
     songs = load_songs().assign(position=range(len(load_songs())))
-    own = songs["table"] == ("billboard" if trained_on == "both" else trained_on)
+    own = songs["table"] == load_profile(trained_on).source
     learned = songs[train & own]
     if trained_on == "both":
         learned = add_songs(Split(learned, songs[validation & own], songs[held]), songs[train & ~own])

@@ -60,8 +60,7 @@ class PoolAndListen(nn.Module):
 
 def main() -> None:
     (problem,) = problems("test", "billboard")
-    own = problem.songs["table"].iloc[problem.held] == "billboard"
-    data = replace(problem, held=problem.held[own.to_numpy()]).data(RECIPE.adapted_layers)
+    data = problem.held_of_own_table.data(RECIPE.adapted_layers)
     tables = {side: songs[[*AUDIO_FEATURES]].astype(float) for side, songs in data.split._asdict().items()}
     listen = make_pipeline(FunctionTransformer(sound_features), StandardScaler()).fit(tables["train"])
     audio = {side: np.tile(listen.transform(table), COPIES).astype(np.float32) for side, table in tables.items()}
